@@ -1,0 +1,34 @@
+/**
+ * An error whose message is written for the person who caused it: what was wrong, where, and what to do.
+ * Everything that bad input can trigger throws this class; the command prints its message without a stack trace.
+ */
+export class EspalierError extends Error {
+  /** A stable, machine-readable reason such as `"shape-mismatch"` or `"checkpoint-truncated"`. */
+  readonly code: string;
+
+  constructor(code: string, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = "EspalierError";
+    this.code = code;
+  }
+}
+
+/** The `limit` candidates most like `name` (Levenshtein distance), nearest first: material for a "did you mean". */
+export function nearestNames(name: string, candidates: Iterable<string>, limit = 3): string[] {
+  const scored = [...new Set(candidates)].map((candidate) => ({ candidate, distance: editDistance(name, candidate) }));
+  scored.sort((a, b) => a.distance - b.distance || a.candidate.localeCompare(b.candidate));
+  return scored.slice(0, limit).map((entry) => entry.candidate);
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const current = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = previous[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      current.push(Math.min(substitution, previous[j]! + 1, current[j - 1]! + 1));
+    }
+    previous = current;
+  }
+  return previous[b.length]!;
+}
