@@ -1,0 +1,81 @@
+import { randomBytes } from "node:crypto";
+import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { EspalierError } from "../graph/errors.ts";
+
+/**
+ * Writes a file so that a reader, a full disk, a crash or a power cut sees either the old file or the whole new one: a temporary
+ * file beside it, flushed to the disk, renamed over it, and the rename flushed too. After a failure the old file is as it was and the
+ * temporary file is gone.
+ *
+ * Synchronous on purpose: a Ctrl-C handler cannot run in the middle of it.
+ *
+ * @param fill is called once with a function that appends bytes
+ */
+export function writeFileAtomically(file: string, fill: (append: (bytes: Uint8Array) => void) => void): void {
+  const path = resolve(file);
+  const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`);
+  let descriptor: number | undefined;
+  try {
+    descriptor = openSync(temporary, "wx");
+    const target = descriptor;
+    fill((bytes) => appendAll(target, bytes));
+    fsyncSync(descriptor);
+    closeSync(descriptor);
+    descriptor = undefined;
+    renameSync(temporary, path);
+  } catch (cause) {
+    if (descriptor !== undefined) closeSync(descriptor);
+    rmSync(temporary, { force: true });
+    throw cause instanceof EspalierError ? cause : describeWriteFailure(path, cause as NodeJS.ErrnoException);
+  }
+  flushDirectory(dirname(path));
+}
+
+/** One `write` may take fewer bytes than it was given, as it does just before a disk is full. */
+function appendAll(descriptor: number, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) done += writeSync(descriptor, bytes, done, Math.min(bytes.length - done, 1 << 30));
+}
+
+/** Makes the rename itself survive a power cut. Windows and some network file systems cannot flush a directory; there the file is still whole. */
+function flushDirectory(directory: string): void {
+  let descriptor: number | undefined;
+  try {
+    descriptor = openSync(directory, "r");
+    fsyncSync(descriptor);
+  } catch {
+    // The data is on the disk under its new name already: nothing is left to save.
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor);
+  }
+}
+
+function describeWriteFailure(path: string, cause: NodeJS.ErrnoException): EspalierError {
+  const kept = "Nothing was changed there: a file of that name is as it was, and no temporary file is left.";
+  switch (cause.code) {
+    case "ENOSPC":
+    case "EDQUOT":
+      return new EspalierError(
+        "disk-full",
+        `${path}: cannot be written, the disk or quota is full (${cause.code}). ${kept} Free some space or write to another disk.`,
+        {
+          cause,
+        },
+      );
+    case "EROFS":
+    case "EACCES":
+    case "EPERM":
+      return new EspalierError(
+        "not-writable",
+        `${path}: cannot be written, its directory is read-only for you (${cause.code}). ${kept} Choose a directory that you may write to.`,
+        { cause },
+      );
+    case "ENOENT":
+    case "ENOTDIR":
+      return new EspalierError("not-writable", `${path}: cannot be written, ${dirname(path)} is not a directory. Create it first.`, {
+        cause,
+      });
+    default:
+      return new EspalierError("not-writable", `${path}: cannot be written (${cause.message}). ${kept}`, { cause });
+  }
+}

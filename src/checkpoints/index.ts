@@ -1,0 +1,7 @@
+/** The room's face: reading and writing weights. Knows formats, not architectures. */
+export { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat16, fromFloat32, toFloat32 } from "./dtype-conversion.ts";
+export { type Checkpoint, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
+export { matchTensors } from "./match-tensors.ts";
+export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
+export { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
+export { type NamedStorages, openSafetensors, readStorage, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";

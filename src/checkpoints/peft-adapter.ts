@@ -1,0 +1,94 @@
+/**
+ * Adapter directories of Hugging Face PEFT: `adapter_config.json` + `adapter_model.safetensors`.
+ *
+ * In the file every tensor is called `base_model.model.<path in the model>`; here names go without that prefix, e.g.
+ * `model.layers.0.self_attn.q_proj.lora_A.weight` ([r, in]), `….lora_B.weight` ([out, r]) and, from modules_to_save, `score.weight`.
+ */
+import { join } from "node:path";
+import { EspalierError } from "../graph/errors.ts";
+import type { FileStorage, Storage } from "../graph/storage.ts";
+import { listDirectory, makeDirectory, pytorchMetadata, refusePickle } from "./hf-directory.ts";
+import { readJsonObject, writeJson } from "./json-file.ts";
+import { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig } from "./peft-config.ts";
+import { openSafetensors, writeSafetensors } from "./safetensors.ts";
+import { quoteName } from "./safetensors-header.ts";
+
+const configName = "adapter_config.json";
+const weightsName = "adapter_model.safetensors";
+const prefix = "base_model.model.";
+
+export interface PeftAdapter<S extends Storage = Storage> {
+  config: PeftConfig;
+  /** By path in the model, without PEFT's prefix. */
+  tensors: Map<string, S>;
+}
+
+/**
+ * Opens an adapter directory without reading a value.
+ *
+ * @throws EspalierError `checkpoint-missing`, `checkpoint-pickle`, `adapter-config`, `adapter-tensors`, and what {@link openSafetensors} throws
+ */
+export function readPeftAdapter(directory: string): PeftAdapter<FileStorage> {
+  const files = listDirectory(directory);
+  if (!files.includes(configName)) {
+    throw new EspalierError(
+      "checkpoint-missing",
+      `${directory}: is not an adapter, it has no ${configName}. Give the directory that PEFT or Espalier saved.`,
+    );
+  }
+  const config = parsePeftConfig(readJsonObject(join(directory, configName)), join(directory, configName));
+  if (!files.includes(weightsName)) {
+    throw (
+      refusePickle(directory, files) ??
+      new EspalierError("checkpoint-missing", `${directory}: has ${configName} but no ${weightsName}. Fetch or save the adapter again.`)
+    );
+  }
+  const file = join(directory, weightsName);
+  const tensors = new Map<string, FileStorage>();
+  for (const [name, storage] of openSafetensors(file).tensors) {
+    if (!name.startsWith(prefix)) {
+      throw new EspalierError(
+        "adapter-tensors",
+        `${file}: tensor ${quoteName(name)} does not start with "${prefix}", as PEFT's do. Save the adapter with PEFT again.`,
+      );
+    }
+    tensors.set(name.slice(prefix.length), storage);
+  }
+  checkPairs(config, tensors, file);
+  return { config, tensors };
+}
+
+/**
+ * Saves an adapter directory (created when missing) that PEFT loads: the tensors first and the configuration last, each file atomically.
+ *
+ * @param adapter.tensors by path in the model, without PEFT's prefix
+ */
+export function writePeftAdapter(directory: string, adapter: { config: PeftConfigInput; tensors: ReadonlyMap<string, Storage> }): void {
+  const file = join(directory, weightsName);
+  const config = parsePeftConfig(adapter.config, join(directory, configName));
+  checkPairs(config, adapter.tensors, file);
+  makeDirectory(directory);
+  writeSafetensors(file, new Map([...adapter.tensors].map(([name, storage]) => [prefix + name, storage])), pytorchMetadata);
+  writeJson(join(directory, configName), config);
+}
+
+/** Every lora_A has its lora_B and both have the rank that the configuration gives them: a wrong scale would go unnoticed otherwise. */
+function checkPairs(config: PeftConfig, tensors: ReadonlyMap<string, Storage>, file: string): void {
+  for (const [name, { shape }] of tensors) {
+    const match = /^(.+)\.lora_([AB])\.weight$/.exec(name);
+    if (!match) continue;
+    const [, module, side] = match as unknown as [string, string, "A" | "B"];
+    const other = `${module}.lora_${side === "A" ? "B" : "A"}.weight`;
+    if (!tensors.has(other)) {
+      throw new EspalierError("adapter-tensors", `${file}: has ${quoteName(name)} but not ${quoteName(other)}. Save the adapter again.`);
+    }
+    const axis = side === "A" ? 0 : 1;
+    const { rank } = loraScaling(config, module);
+    if (shape[axis] !== rank) {
+      throw new EspalierError(
+        "adapter-tensors",
+        `${file}: tensor ${quoteName(name)} has the shape [${shape.join(", ")}], but ${configName} gives that module the rank ${rank}, so axis ${axis} must be ${rank}. The two files are of different adapters, or r / rank_pattern is wrong.`,
+      );
+    }
+  }
+}
