@@ -1,0 +1,41 @@
+/** Reads a tokenizer from a checkpoint directory. Apart from `tokenizer.ts`, so that a browser build need not know a file system. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { EspalierError } from "../../graph/errors.ts";
+import { Tokenizer } from "./tokenizer.ts";
+
+/**
+ * `tokenizer.json` is required; `tokenizer_config.json` may be absent (then no start, end and padding token is known).
+ * @throws EspalierError `tokenizer-missing`, `tokenizer-broken`
+ */
+export async function tokenizerFromDirectory(directory: string): Promise<Tokenizer> {
+  const path = join(directory, "tokenizer.json");
+  const json = await readJson(path);
+  if (json === undefined) {
+    throw new EspalierError(
+      "tokenizer-missing",
+      `${path} does not exist. A model directory needs the tokenizer.json that its checkpoint was published with; a tokenizer.model or vocab.txt alone must be converted first.`,
+    );
+  }
+  return Tokenizer.fromJson(json, (await readJson(join(directory, "tokenizer_config.json"))) ?? {}, path);
+}
+
+async function readJson(path: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === "ENOENT" || code === "ENOTDIR") return undefined;
+    throw new EspalierError("tokenizer-unreadable", `${path} cannot be read (${code ?? String(cause)}). Check that it is a file and its permissions.`, { cause });
+  }
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new EspalierError(
+      "tokenizer-broken",
+      `${path} is not valid JSON (${(cause as Error).message}; ${text.length} characters read). It may have been cut short: copy the file from the original checkpoint again.`,
+      { cause },
+    );
+  }
+}
