@@ -1,0 +1,217 @@
+import { type Shape, shapesEqual } from "./dims.ts";
+import type { DType, TypedArray } from "./dtype.ts";
+import { EspalierError } from "./errors.ts";
+import type { Storage } from "./storage.ts";
+
+/** What is known of a value before anything runs. */
+export interface TensorType {
+  readonly dtype: DType;
+  readonly shape: Shape;
+}
+
+/** What the graph needs to know of an operator; `ops/` holds the rest. */
+export interface Operator {
+  readonly name: string;
+}
+
+/** One application of an operator. `path` is the module path that was being traced (`model.layers.3.mlp`). */
+export interface Node {
+  readonly id: number;
+  readonly op: Operator;
+  readonly inputs: Readonly<Record<string, Tensor | undefined>>;
+  readonly attrs: Readonly<Record<string, unknown>>;
+  readonly outputs: readonly Tensor[];
+  readonly path: string;
+  readonly graph: Graph;
+}
+
+/** A handle on a value of a graph. It holds no numbers: ONNX Runtime computes them when the graph runs. */
+export class Tensor implements TensorType {
+  readonly node: Node;
+  /** Which output of `node` this is. */
+  readonly index: number;
+  readonly dtype: DType;
+  readonly shape: Shape;
+
+  constructor(node: Node, index: number, type: TensorType) {
+    this.node = node;
+    this.index = index;
+    this.dtype = type.dtype;
+    this.shape = type.shape;
+  }
+
+  get graph(): Graph {
+    return this.node.graph;
+  }
+
+  get rank(): number {
+    return this.shape.length;
+  }
+}
+
+/**
+ * A value that outlives one run: a weight, an optimizer moment, a step counter. Graphs refer to it by identity, and
+ * {@link assign} says what it becomes at the end of a run.
+ */
+export class Variable implements TensorType {
+  name: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Initial (or, when frozen, permanent) values. */
+  storage: Storage;
+  /** A frozen variable is compiled into the program as a constant, mapped from its file where it has one. */
+  frozen: boolean;
+
+  constructor(name: string, storage: Storage, options: { frozen?: boolean } = {}) {
+    this.name = name;
+    this.dtype = storage.dtype;
+    this.shape = storage.shape;
+    this.storage = storage;
+    this.frozen = options.frozen ?? false;
+  }
+}
+
+/** Leaves of a graph: values that no operator computes. */
+export const inputOp: Operator = { name: "Input" };
+export const constantOp: Operator = { name: "Constant" };
+export const variableOp: Operator = { name: "Variable" };
+
+let nextNodeId = 0;
+
+/** A directed acyclic graph of nodes in the order of their creation, which is a topological order. */
+export class Graph {
+  readonly nodes: Node[] = [];
+  /** The graph whose values this one may read, when this is a branch of a control-flow operator. */
+  readonly parent: Graph | undefined;
+  readonly inputs = new Map<string, Tensor>();
+  /** What each variable becomes at the end of a run. */
+  readonly updates = new Map<Variable, Tensor>();
+  readonly #variables = new Map<Variable, Tensor>();
+  readonly #constants = new Map<string, Tensor>();
+
+  constructor(parent?: Graph) {
+    this.parent = parent;
+  }
+
+  add(op: Operator, inputs: Node["inputs"], attrs: Node["attrs"], types: readonly TensorType[]): Node {
+    const outputs: Tensor[] = [];
+    const node: Node = { id: nextNodeId++, op, inputs, attrs, outputs, path: currentPath(), graph: this };
+    for (const [index, type] of types.entries()) outputs.push(new Tensor(node, index, type));
+    this.nodes.push(node);
+    return node;
+  }
+
+  /** Declares a value that the caller feeds at every run. Names are unique. */
+  input(name: string, dtype: DType, shape: Shape): Tensor {
+    if (this.inputs.has(name)) throw new EspalierError("duplicate-input", `The graph already has an input named "${name}".`);
+    const tensor = this.add(inputOp, {}, { name }, [{ dtype, shape }]).outputs[0]!;
+    this.inputs.set(name, tensor);
+    return tensor;
+  }
+
+  /** A literal. Small ones are shared within the graph. */
+  constant(dtype: DType, shape: readonly number[], data: TypedArray): Tensor {
+    const key =
+      data.length <= 16
+        ? `${dtype}[${shape}]${Array.from(data as ArrayLike<number | bigint>, (v) => (Object.is(v, -0) ? "-0" : `${v}`)).join()}`
+        : undefined;
+    const known = key === undefined ? undefined : this.#constants.get(key);
+    if (known) return known;
+    const tensor = this.add(constantOp, {}, { data }, [{ dtype, shape }]).outputs[0]!;
+    if (key !== undefined) this.#constants.set(key, tensor);
+    return tensor;
+  }
+
+  /** The value of a variable at the start of the run. All uses within one program share one leaf. */
+  variable(variable: Variable): Tensor {
+    if (this.parent) return this.parent.variable(variable);
+    let leaf = this.#variables.get(variable);
+    if (!leaf) {
+      leaf = this.add(variableOp, {}, { variable }, [{ dtype: variable.dtype, shape: variable.shape }]).outputs[0]!;
+      this.#variables.set(variable, leaf);
+    }
+    return leaf;
+  }
+
+  get variables(): ReadonlyMap<Variable, Tensor> {
+    return this.#variables;
+  }
+}
+
+const graphs: Graph[] = [];
+const scopes: string[] = [];
+
+/** The graph being traced; throws outside of {@link tracing}. */
+export function currentGraph(): Graph {
+  const graph = graphs.at(-1);
+  if (!graph)
+    throw new EspalierError("not-tracing", "Operators can be called only while a graph is traced: wrap the call in trace(…) or jit(…).");
+  return graph;
+}
+
+/** Runs `fn` with `graph` as the graph that operators add their nodes to. */
+export function tracing<T>(graph: Graph, fn: () => T): T {
+  graphs.push(graph);
+  try {
+    return fn();
+  } finally {
+    graphs.pop();
+  }
+}
+
+/** Runs `fn` under a module name: nodes and shape errors inside carry the path. */
+export function scope<T>(name: string, fn: () => T): T {
+  scopes.push(name);
+  try {
+    return fn();
+  } finally {
+    scopes.pop();
+  }
+}
+
+export const currentPath = (): string => scopes.join(".");
+
+/** Runs `fn` under exactly this path, whatever scopes are open: the backward pass names its nodes after the forward ones. */
+export function atPath<T>(path: string, fn: () => T): T {
+  const saved = scopes.splice(0, scopes.length, path);
+  try {
+    return fn();
+  } finally {
+    scopes.splice(0, scopes.length, ...saved);
+  }
+}
+
+/** The present value of a variable in the graph being traced. */
+export const read = (variable: Variable): Tensor => currentGraph().variable(variable);
+
+/** Records what `variable` becomes when the run ends; the last call for a variable counts. */
+export function assign(variable: Variable, value: Tensor): void {
+  if (value.dtype !== variable.dtype || !shapesEqual(value.shape, variable.shape)) {
+    throw new EspalierError(
+      "shape-mismatch",
+      `Cannot assign ${value.dtype} [${value.shape}] to variable "${variable.name}" of ${variable.dtype} [${variable.shape}].`,
+    );
+  }
+  if (variable.frozen) throw new EspalierError("frozen", `Variable "${variable.name}" is frozen; unfreeze it before an update is traced.`);
+  let root = currentGraph();
+  while (root.parent) root = root.parent;
+  root.updates.set(variable, value);
+}
+
+/** Graph, inputs by name and outputs by name: what the runtime compiles. */
+export interface Traced {
+  readonly graph: Graph;
+  readonly outputs: Readonly<Record<string, Tensor>>;
+}
+
+/** Traces `fn` over fresh inputs of the given types. */
+export function trace<I extends Record<string, TensorType>>(
+  types: I,
+  fn: (inputs: { [K in keyof I]: Tensor }) => Record<string, Tensor>,
+): Traced {
+  const graph = new Graph();
+  return tracing(graph, () => {
+    const inputs = Object.fromEntries(Object.entries(types).map(([name, t]) => [name, graph.input(name, t.dtype, t.shape)]));
+    return { graph, outputs: fn(inputs as { [K in keyof I]: Tensor }) };
+  });
+}

@@ -1,0 +1,5 @@
+export * from "./dims.ts";
+export * from "./dtype.ts";
+export * from "./errors.ts";
+export * from "./graph.ts";
+export * from "./storage.ts";

@@ -1,0 +1,296 @@
+import {
+  constantOp,
+  type Dim,
+  type DType,
+  type Graph,
+  inputOp,
+  type Node,
+  type Tensor,
+  type Traced,
+  type TypedArray,
+  type Variable,
+  variableOp,
+} from "../graph/index.ts";
+import type { AnyOp, emission, Provider } from "../ops/index.ts";
+import { placeInBranches, reachable } from "./placement.ts";
+import { AttributeType, onnx, onnxType } from "./proto.ts";
+
+type Ref = emission.Ref;
+
+/** Where the bytes of a frozen variable are, for ONNX Runtime to map: a file in the directory of the model file. */
+export interface ExternalLocation {
+  location: string;
+  offset: number;
+  byteLength: number;
+}
+
+export interface EncodeOptions {
+  provider?: Provider;
+  /** Says where a frozen variable's bytes lie; undefined for one that is to be written into the model itself. */
+  external?(variable: Variable): ExternalLocation | undefined;
+  /** The values of a frozen variable that is not external. */
+  values(variable: Variable): TypedArray;
+}
+
+/** A model's bytes and the names by which a session knows its inputs and outputs. */
+export interface EncodedModel {
+  bytes: Uint8Array;
+  /** Inputs that the caller feeds: those of the graph that anything depends on. */
+  inputs: ReadonlyMap<string, Tensor>;
+  outputs: readonly string[];
+  /** Variables that are fed as inputs, by input name. */
+  variables: ReadonlyMap<string, Variable>;
+  /** New values of variables, by output name. */
+  updates: ReadonlyMap<string, Variable>;
+}
+
+const opsetVersion = 21;
+const irVersion = 10;
+
+/** Encodes a traced graph as an ONNX ModelProto. Nothing that no output or update depends on is written. */
+export function encode(traced: Traced, options: EncodeOptions): EncodedModel {
+  return new Encoder(traced, options).encode();
+}
+
+interface NodeProto {
+  opType: string;
+  domain: string;
+  name: string;
+  input: string[];
+  output: string[];
+  attribute: object[];
+}
+
+class Encoder {
+  readonly #traced: Traced;
+  readonly #options: EncodeOptions;
+  readonly #provider: Provider;
+  readonly #names = new Map<Tensor, string>();
+  readonly #emitted = new Map<emission.EmittedNode, string[]>();
+  readonly #literals = new Map<string, string>();
+  readonly #usedNames = new Set<string>();
+  readonly #initializers: object[] = [];
+  /** Nodes of the outermost graph that compute symbolic dims; every branch may read them. */
+  readonly #prelude: NodeProto[] = [];
+  readonly #dimNames = new Map<string, string>();
+  readonly #variables = new Map<string, Variable>();
+  readonly #inputs = new Map<string, Tensor>();
+  #placement: ReadonlyMap<Node, Graph> = new Map();
+  #counter = 0;
+
+  constructor(traced: Traced, options: EncodeOptions) {
+    this.#traced = traced;
+    this.#options = options;
+    this.#provider = options.provider ?? "cpu";
+  }
+
+  encode(): EncodedModel {
+    const { graph, outputs } = this.#traced;
+    const results = [...Object.values(outputs), ...graph.updates.values()];
+    const live = reachable(results);
+    this.#placement = placeInBranches(graph, live, results);
+    const nodes: NodeProto[] = [];
+    this.#emitGraph(graph, live, nodes);
+
+    const output: object[] = [];
+    const publish = (name: string, tensor: Tensor) => {
+      // An output must be a value of its own: ONNX Runtime lets none alias an input or an initializer.
+      this.#usedNames.add(name);
+      nodes.push({ opType: "Identity", domain: "", name: `output/${name}`, input: [this.#name(tensor)], output: [name], attribute: [] });
+      output.push(valueInfo(name, tensor));
+    };
+    for (const [name, tensor] of Object.entries(outputs)) publish(name, tensor);
+    const updates = new Map<string, Variable>();
+    for (const [variable, tensor] of graph.updates) {
+      const name = this.#unique(`${variable.name}.next`);
+      publish(name, tensor);
+      updates.set(name, variable);
+    }
+    const input = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)].map(([name, t]) =>
+      valueInfo(name, t),
+    );
+    const model = {
+      irVersion,
+      producerName: "espalier",
+      opsetImport: [
+        { domain: "", version: opsetVersion },
+        { domain: "com.microsoft", version: 1 },
+      ],
+      graph: { name: "espalier", node: [...this.#prelude, ...nodes], initializer: this.#initializers, input, output },
+    };
+    const bytes = onnx.ModelProto.encode(model as never).finish();
+    return { bytes, inputs: this.#inputs, outputs: Object.keys(outputs), variables: this.#variables, updates };
+  }
+
+  #emitGraph(graph: Graph, live: ReadonlySet<Node>, into: NodeProto[], moved: readonly Node[] = []): void {
+    const own = graph.nodes.filter((n) => live.has(n) && !this.#placement.has(n));
+    for (const n of [...moved, ...own].sort((a, b) => a.id - b.id)) this.#emitNode(n, into);
+  }
+
+  #emitNode(n: Node, into: NodeProto[]): void {
+    if (n.op === inputOp) return this.#emitInput(n);
+    if (n.op === constantOp) {
+      const [t] = n.outputs as [Tensor];
+      this.#names.set(t, this.#literal({ kind: "literal", dtype: t.dtype, shape: t.shape as number[], data: n.attrs.data as TypedArray }));
+      return;
+    }
+    if (n.op === variableOp) return this.#emitVariable(n.attrs.variable as Variable, n.outputs[0]!);
+    const op = n.op as AnyOp;
+    const refs = Object.fromEntries(Object.entries(n.inputs).map(([key, t]) => [key, t && ({ kind: "tensor", tensor: t } satisfies Ref)]));
+    const emitted = op.definition.emit(refs, n.attrs, { inputs: n.inputs as never, outputs: n.outputs, provider: this.#provider });
+    const list = (Array.isArray(emitted) ? emitted : [emitted]) as readonly Ref[];
+    const label = n.path ? `${n.path}/${op.name}` : op.name;
+    for (const [i, ref] of list.entries()) this.#names.set(n.outputs[i]!, this.#value(ref, label, into));
+  }
+
+  #emitInput(n: Node): void {
+    const name = n.attrs.name as string;
+    this.#usedNames.add(name);
+    this.#names.set(n.outputs[0]!, name);
+    this.#inputs.set(name, n.outputs[0]!);
+  }
+
+  #emitVariable(variable: Variable, tensor: Tensor): void {
+    const name = this.#unique(variable.name);
+    this.#names.set(tensor, name);
+    if (!variable.frozen) {
+      this.#variables.set(name, variable);
+      return;
+    }
+    const external = this.#options.external?.(variable);
+    const common = { name, dataType: onnxType[variable.dtype], dims: [...variable.shape] };
+    this.#initializers.push(
+      external
+        ? {
+            ...common,
+            dataLocation: 1,
+            externalData: [
+              { key: "location", value: external.location },
+              { key: "offset", value: String(external.offset) },
+              { key: "length", value: String(external.byteLength) },
+            ],
+          }
+        : { ...common, rawData: rawBytes(this.#options.values(variable)) },
+    );
+  }
+
+  /** The name of the value behind a reference; emits the nodes that compute it. */
+  #value(ref: Ref, label: string, into: NodeProto[]): string {
+    if (ref.kind === "tensor") return this.#name(ref.tensor);
+    if (ref.kind === "literal") return this.#literal(ref);
+    if (ref.kind === "dims") return this.#dims(ref.dims);
+    const known = this.#emitted.get(ref.of);
+    if (known) return known[ref.index]!;
+    const { opType, domain, inputs, attributes, outputCount } = ref.of;
+    const input = inputs.map((r) => (r ? this.#value(r, label, into) : ""));
+    while (input.at(-1) === "") input.pop();
+    const name = this.#unique(label.endsWith(`/${opType}`) || label === opType ? label : `${label}/${opType}`);
+    const output = Array.from({ length: outputCount }, (_, i) => (i === 0 ? name : `${name}:${i}`));
+    const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value));
+    into.push({ opType, domain, name, input, output, attribute });
+    this.#emitted.set(ref.of, output);
+    return output[ref.index]!;
+  }
+
+  #name(tensor: Tensor): string {
+    const name = this.#names.get(tensor);
+    if (name === undefined)
+      throw new Error(
+        `the value of ${tensor.node.op.name} (node ${tensor.node.id}, ${tensor.node.path}) is used in a graph that cannot see it`,
+      );
+    return name;
+  }
+
+  #attribute(name: string, value: emission.Attribute): object {
+    if (typeof value === "number") return { name, type: AttributeType.INT, i: value };
+    if (typeof value === "string") return { name, type: AttributeType.STRING, s: new TextEncoder().encode(value) };
+    if (Array.isArray(value)) return { name, type: AttributeType.INTS, ints: value };
+    if ("float" in value) return { name, type: AttributeType.FLOAT, f: value.float };
+    if ("floats" in value) return { name, type: AttributeType.FLOATS, floats: value.floats };
+    if ("dtype" in value) return { name, type: AttributeType.INT, i: onnxType[value.dtype] };
+    return { name, type: AttributeType.GRAPH, g: this.#branch(name, value as { graph: Graph; results: readonly Tensor[] }) };
+  }
+
+  #branch(name: string, { graph, results }: { graph: Graph; results: readonly Tensor[] }): object {
+    const node: NodeProto[] = [];
+    const moved = [...this.#placement].filter(([, g]) => g === graph).map(([n]) => n);
+    this.#emitGraph(graph, reachable(results), node, moved);
+    const output = results.map((t) => {
+      const out = this.#unique(`${name}/result`);
+      node.push({ opType: "Identity", domain: "", name: out, input: [this.#name(t)], output: [out], attribute: [] });
+      return valueInfo(out, t);
+    });
+    return { name: this.#unique(name), node, output };
+  }
+
+  #literal(literal: Extract<Ref, { kind: "literal" }>): string {
+    const key = literal.data.length <= 64 ? `${literal.dtype}[${literal.shape}]:${rawBytes(literal.data).join()}` : undefined;
+    const known = key === undefined ? undefined : this.#literals.get(key);
+    if (known !== undefined) return known;
+    const name = this.#unique("literal");
+    this.#initializers.push({ name, dataType: onnxType[literal.dtype], dims: [...literal.shape], rawData: rawBytes(literal.data) });
+    if (key !== undefined) this.#literals.set(key, name);
+    return name;
+  }
+
+  /** An int64 vector of dims; symbols are read off the shapes of the inputs. */
+  #dims(shape: readonly Dim[]): string {
+    const numbers = shape.filter((d): d is number => typeof d === "number");
+    if (numbers.length === shape.length)
+      return this.#literal({ kind: "literal", dtype: "int64", shape: [shape.length], data: BigInt64Array.from(numbers, BigInt) });
+    const parts = shape.map((d) => this.#dim(d));
+    if (parts.length === 1) return parts[0]!;
+    return this.#preludeNode("Concat", parts, shape.map(String).join(), { name: "axis", type: AttributeType.INT, i: 0 });
+  }
+
+  #dim(dim: Dim): string {
+    const int64 = (value: number) => this.#literal({ kind: "literal", dtype: "int64", shape: [1], data: BigInt64Array.of(BigInt(value)) });
+    if (typeof dim === "number") return int64(dim);
+    const terms = [...dim.terms].map(([monomial, k]) => {
+      const factors = monomial
+        .split("*")
+        .filter(Boolean)
+        .map((s) => this.#symbol(s));
+      if (k !== 1 || factors.length === 0) factors.push(int64(k));
+      return factors.reduce((a, b) => this.#preludeNode("Mul", [a, b], `${a}*${b}`));
+    });
+    return terms.reduce((a, b) => this.#preludeNode("Add", [a, b], `${a}+${b}`));
+  }
+
+  #symbol(name: string): string {
+    for (const [inputName, tensor] of this.#traced.graph.inputs) {
+      const axis = tensor.shape.findIndex((d) => typeof d !== "number" && d.toString() === name);
+      if (axis < 0) continue;
+      if (!this.#inputs.has(inputName)) this.#emitInput(tensor.node);
+      const attribute = [
+        { name: "start", type: AttributeType.INT, i: axis },
+        { name: "end", type: AttributeType.INT, i: axis + 1 },
+      ];
+      return this.#preludeNode("Shape", [inputName], `symbol ${name}`, ...attribute);
+    }
+    throw new Error(`the symbolic dimension "${name}" is the size of no input's axis`);
+  }
+
+  #preludeNode(opType: string, input: string[], key: string, ...attribute: object[]): string {
+    const known = this.#dimNames.get(`${opType} ${key}`);
+    if (known !== undefined) return known;
+    const name = this.#unique(`dims/${opType}`);
+    this.#prelude.push({ opType, domain: "", name, input, output: [name], attribute });
+    this.#dimNames.set(`${opType} ${key}`, name);
+    return name;
+  }
+
+  #unique(base: string): string {
+    let name = base;
+    while (this.#usedNames.has(name)) name = `${base}_${++this.#counter}`;
+    this.#usedNames.add(name);
+    return name;
+  }
+}
+
+export const rawBytes = (data: TypedArray): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+function valueInfo(name: string, tensor: { dtype: DType; shape: readonly Dim[] }): object {
+  const dim = tensor.shape.map((d) => (typeof d === "number" ? { dimValue: d } : { dimParam: d.toString() }));
+  return { name, type: { tensorType: { elemType: onnxType[tensor.dtype], shape: { dim } } } };
+}

@@ -1,0 +1,121 @@
+import { type Dim, dimsEqual, divDims, mulDims, subDims, type Tensor } from "../graph/index.ts";
+import { defineOp, type Op, shapeError } from "./define.ts";
+import { add, broadcastShapes, lessOrEqual, mul, sub, where } from "./elementwise.ts";
+import { contrib, int64s, node, result } from "./emission.ts";
+import { matmul } from "./matmul.ts";
+import { range, reshape, unsqueeze } from "./movement.ts";
+import { sum } from "./reduce.ts";
+
+type RotaryInputs = { x: Tensor; cos: Tensor; sin: Tensor; positions: Tensor };
+
+const rotaryOp: Op<RotaryInputs, { inverse: boolean }> = defineOp<RotaryInputs, { inverse: boolean }>({
+  name: "Rotary",
+  type: ({ x, cos, sin, positions }) => {
+    const half = divDims(x.shape.at(-1) ?? 0, 2);
+    const ok =
+      x.rank === 4 &&
+      half !== undefined &&
+      cos.rank === 2 &&
+      dimsEqual(cos.shape[1]!, half) &&
+      sin.rank === 2 &&
+      dimsEqual(sin.shape[1]!, half);
+    if (!ok) throw shapeError("Rotary", { x, cos, sin }, "x must be [batch, heads, time, width] and the tables [positions, width/2]");
+    if (positions.dtype !== "int64" || positions.rank !== 2 || !dimsEqual(positions.shape[1]!, x.shape[2]!))
+      throw shapeError("Rotary", { x, positions }, "positions must be int64 [batch, time]");
+    return { dtype: x.dtype, shape: x.shape };
+  },
+  emit: ({ x, cos, sin, positions }, { inverse }, { provider }) => {
+    const table = inverse ? node("Neg", [sin]) : sin;
+    if (provider === "cpu" || provider === "wasm") return node("RotaryEmbedding", [x, positions, cos, table], { interleaved: 0 }, contrib);
+    const at = (t: typeof x) => node("Unsqueeze", [node("Gather", [t, positions], { axis: 0 }), int64s([1])]);
+    const [c, s] = [at(cos), at(table)];
+    const first = node("Split", [x], { axis: -1, num_outputs: 2 }, { outputs: 2 });
+    const second = result(first, 1);
+    return node(
+      "Concat",
+      [node("Sub", [node("Mul", [first, c]), node("Mul", [second, s])]), node("Add", [node("Mul", [second, c]), node("Mul", [first, s])])],
+      { axis: -1 },
+    );
+  },
+  // A rotation is orthogonal: its transpose is the rotation by the negative angle.
+  grad: ({ cos, sin, positions }, dy, { inverse }) => ({ x: rotaryOp({ x: dy, cos, sin, positions }, { inverse: !inverse }) }),
+});
+
+/**
+ * Rotary position embedding in the half-split layout of Llama checkpoints (Su et al., "RoFormer").
+ * `x` [batch, heads, time, width]; `cos` and `sin` [positions, width/2]; `positions` int64 [batch, time].
+ */
+export const rotary = (x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor): Tensor =>
+  rotaryOp({ x, cos, sin, positions }, { inverse: false });
+
+export interface AttentionOptions {
+  /** Factor on the scores. Default 1/√width. */
+  scale?: number;
+  /** Let position i see positions ≤ i only; with more keys than queries the queries are the last ones. */
+  causal?: boolean;
+  /** Added to the scores; broadcasts against [batch, heads, queries, keys]. Masked places hold a large negative number. */
+  mask?: Tensor;
+}
+
+const softmaxMatmulOp = defineOp<{ scores: Tensor; v: Tensor }, object>({
+  name: "SoftmaxMatMul",
+  type: ({ scores, v }) => {
+    const batch = broadcastShapes(scores.shape.slice(0, -2), v.shape.slice(0, -2));
+    if (!batch || !dimsEqual(scores.shape.at(-1)!, v.shape.at(-2)!))
+      throw shapeError("SoftmaxMatMul", { scores, v }, "v must have one row per column of the scores");
+    return [
+      { dtype: v.dtype, shape: [...batch, scores.shape.at(-2)!, v.shape.at(-1)!] },
+      { dtype: scores.dtype, shape: scores.shape },
+    ];
+  },
+  emit: ({ scores, v }) => {
+    const weights = node("Softmax", [scores], { axis: -1 });
+    return [node("MatMul", [weights, v]), weights];
+  },
+  // Σ_keys dp·p equals Σ_width dy·y, which is far smaller: one pass over the scores is saved (as in FlashAttention's backward).
+  grad: ({ v, outputs }, dy) => {
+    const [y, weights] = outputs as [Tensor, Tensor];
+    const delta = sum(mul(dy, y), -1, { keepDims: true });
+    return { scores: mul(weights, sub(matmul(dy, v, { transposeB: true }), delta)), v: matmul(weights, dy, { transposeA: true }) };
+  },
+});
+
+/** Added to a score to hide it: finite, so that a row with every place hidden stays finite too, and large enough that e^x is exactly 0. */
+export const hiddenScore = -1e30;
+
+/** A mask [queries, keys] that hides the future; with more keys than queries the queries are the last ones. */
+export function causalMask(queries: Dim, keys: Dim): Tensor {
+  const rows = unsqueeze(range(queries, subDims(keys, queries)), 1);
+  return where(lessOrEqual(unsqueeze(range(keys), 0), rows), 0, hiddenScore);
+}
+
+/**
+ * softmax(q·kᵀ·scale + mask)·v with grouped keys and values (Ainslie et al., "GQA").
+ * `q` [batch, heads, queries, width], `k` and `v` [batch, kvHeads, keys, width], heads a multiple of kvHeads → [batch, heads, queries, width].
+ * `mask` broadcasts against [batch, heads, queries, keys] and is added to the scores; {@link causalMask} makes the usual one.
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: { mask?: Tensor; scale?: number } = {}): Tensor {
+  const operands = { q, k, v, mask: options.mask };
+  if ([q, k, v].some((t) => t.rank !== 4)) throw shapeError("Attention", operands, "q, k and v must be [batch, heads, time, width]");
+  const [batch, heads, queries, width] = q.shape as [Dim, Dim, Dim, Dim];
+  const [, kvHeads, keys] = k.shape as [Dim, Dim, Dim];
+  const groups = divDims(heads, kvHeads);
+  if (typeof groups !== "number")
+    throw shapeError("Attention", operands, `${heads} query heads cannot share ${kvHeads} key/value heads evenly`);
+  if (typeof width !== "number") throw shapeError("Attention", operands, "the width of a head must be a number");
+  // The heads of one group stand one below the other, so that keys and values need no copies.
+  const rows = mulDims(groups, queries);
+  const scores = matmul(reshape(q, [batch, kvHeads, rows, width]), k, { transposeB: true, alpha: options.scale ?? 1 / Math.sqrt(width) });
+  const masked = options.mask
+    ? reshape(add(reshape(scores, [batch, kvHeads, groups, queries, keys]), groupedMask(options.mask, kvHeads, groups)), scores.shape)
+    : scores;
+  return reshape(softmaxMatmulOp({ scores: masked, v }, {}), [batch, heads, queries, v.shape[3]!]);
+}
+
+/** [batch, heads, queries, keys] → [batch, kvHeads, groups, queries, keys]; masks of lower rank broadcast as they are. */
+function groupedMask(mask: Tensor, kvHeads: Dim, groups: number): Tensor {
+  if (mask.rank < 3) return mask;
+  const at = mask.rank - 3;
+  const heads = dimsEqual(mask.shape[at]!, 1) ? [1, 1] : [kvHeads, groups];
+  return reshape(mask, [...mask.shape.slice(0, at), ...heads, ...mask.shape.slice(at + 1)]);
+}

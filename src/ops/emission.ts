@@ -1,0 +1,92 @@
+import type { Dim, DType, Graph, Shape, Tensor, TypedArray } from "../graph/index.ts";
+
+/** Execution providers of ONNX Runtime that a graph can be emitted for. */
+export type Provider = "cpu" | "wasm" | "webgpu" | "cuda";
+
+/** An attribute of an ONNX node. Integers and floats are told apart by wrapping floats in {@link float}. */
+export type Attribute =
+  | number
+  | readonly number[]
+  | string
+  | { readonly float: number }
+  | { readonly floats: readonly number[] }
+  | { readonly graph: Graph; readonly results: readonly Tensor[] }
+  | { readonly dtype: DType };
+
+/** A value in the ONNX graph to be: the result of a node, a literal, a shape vector, or a tensor of ours. */
+export type Ref =
+  | { readonly kind: "tensor"; readonly tensor: Tensor }
+  | { readonly kind: "literal"; readonly dtype: DType; readonly shape: readonly number[]; readonly data: TypedArray }
+  | { readonly kind: "dims"; readonly dims: Shape }
+  | { readonly kind: "result"; readonly of: EmittedNode; readonly index: number };
+
+export interface EmittedNode {
+  readonly opType: string;
+  readonly domain: string;
+  readonly inputs: readonly (Ref | undefined)[];
+  readonly attributes: Readonly<Record<string, Attribute>>;
+  readonly outputCount: number;
+}
+
+interface NodeOptions {
+  /** Operator set; `""` is ONNX's own. */
+  domain?: string;
+  outputs?: number;
+}
+
+/** The first result of a new ONNX node. */
+export function node(
+  opType: string,
+  inputs: readonly (Ref | undefined)[],
+  attributes: Record<string, Attribute> = {},
+  options: NodeOptions = {},
+): Ref {
+  return { kind: "result", of: { opType, domain: options.domain ?? "", inputs, attributes, outputCount: options.outputs ?? 1 }, index: 0 };
+}
+
+/** A further result of the node behind `ref`. */
+export function result(ref: Ref, index: number): Ref {
+  if (ref.kind !== "result") throw new Error("only a node has several results");
+  return { ...ref, index };
+}
+
+/** ONNX Runtime's own operator set. */
+export const contrib: NodeOptions = { domain: "com.microsoft" };
+
+export const float = (value: number): Attribute => ({ float: value });
+
+/** A one-dimensional int64 literal, as ONNX takes axes and pads. */
+export const int64s = (values: readonly number[]): Ref => ({
+  kind: "literal",
+  dtype: "int64",
+  shape: [values.length],
+  data: BigInt64Array.from(values, BigInt),
+});
+
+/** A scalar literal of a float or integer type. */
+export function scalar(dtype: DType, value: number): Ref {
+  return { kind: "literal", dtype, shape: [], data: scalarData(dtype, value) };
+}
+
+export function scalarData(dtype: DType, value: number): TypedArray {
+  switch (dtype) {
+    case "float32":
+      return Float32Array.of(value);
+    case "float64":
+      return Float64Array.of(value);
+    case "int64":
+      return BigInt64Array.of(BigInt(value));
+    case "int32":
+      return Int32Array.of(value);
+    case "int8":
+      return Int8Array.of(value);
+    case "uint8":
+    case "bool":
+      return Uint8Array.of(value);
+    default:
+      throw new Error(`no scalar literal of ${dtype}: cast a float32 one`);
+  }
+}
+
+/** A shape as an int64 vector; symbols are read from the graph's inputs at run time. */
+export const dims = (shape: readonly Dim[]): Ref => ({ kind: "dims", dims: shape });

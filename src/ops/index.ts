@@ -1,0 +1,13 @@
+export * from "./attention.ts";
+export * from "./control.ts";
+export * from "./define.ts";
+export * from "./elementwise.ts";
+export type { Provider } from "./emission.ts";
+export * as emission from "./emission.ts";
+export * from "./indexing.ts";
+export * from "./loss.ts";
+export * from "./matmul.ts";
+export * from "./movement.ts";
+export * from "./norm.ts";
+export * from "./reduce.ts";
+export * from "./softmax.ts";

@@ -1,0 +1,68 @@
+import { dimsEqual, type Tensor } from "../graph/index.ts";
+import { defineOp, shapeError } from "./define.ts";
+import { cast, div, equal, exp, logicalNot, mul, sub, where } from "./elementwise.ts";
+import { int64s, node, scalar } from "./emission.ts";
+import { scatterElementsAdd } from "./indexing.ts";
+import { unsqueeze } from "./movement.ts";
+import { sum } from "./reduce.ts";
+
+export interface CrossEntropyOptions {
+  /** Targets with this id contribute exactly nothing. Default −100. */
+  ignoreIndex?: number;
+  /** Share of the target mass that is spread evenly over all classes. Default 0. */
+  labelSmoothing?: number;
+  /** A factor on each target's loss, of the targets' shape. */
+  weights?: Tensor;
+}
+
+const crossEntropyOp = defineOp<{ logits: Tensor; targets: Tensor; weights: Tensor }, { smoothing: number }>({
+  name: "CrossEntropy",
+  type: ({ logits, targets }) => [
+    { dtype: logits.dtype, shape: targets.shape },
+    { dtype: logits.dtype, shape: logits.shape },
+  ],
+  emit: ({ logits, targets, weights }, { smoothing }, { inputs: { logits: x } }) => {
+    const logProbabilities = node("LogSoftmax", [logits], { axis: -1 });
+    const picked = node("GatherElements", [logProbabilities, node("Unsqueeze", [targets, int64s([-1])])], { axis: -1 });
+    const nll = node("Neg", [node("Squeeze", [picked, int64s([-1])])]);
+    if (smoothing === 0) return [node("Mul", [nll, weights]), logProbabilities];
+    const uniform = node("ReduceMean", [logProbabilities, int64s([-1])], { keepdims: 0 });
+    const smoothed = node("Sub", [node("Mul", [nll, scalar(x.dtype, 1 - smoothing)]), node("Mul", [uniform, scalar(x.dtype, smoothing)])]);
+    return [node("Mul", [smoothed, weights]), logProbabilities];
+  },
+  // d logits = (softmax − target distribution) · weight · dy, with one scatter in place of a dense one-hot
+  grad: ({ logits, targets, weights, outputs }, dy, { smoothing }) => {
+    const scale = unsqueeze(mul(dy, weights), -1);
+    const probabilities = exp(outputs[1]!);
+    const dense = mul(smoothing === 0 ? probabilities : sub(probabilities, smoothing / (logits.shape.at(-1) as number)), scale);
+    return { logits: scatterElementsAdd(dense, unsqueeze(targets, -1), mul(scale, smoothing - 1), -1) };
+  },
+});
+
+/**
+ * Cross-entropy of `logits` [..., classes] against int64 `targets` [...]: one loss per target, and the weight it carries.
+ * Ignored targets give exactly 0 with exactly zero gradient.
+ */
+export function crossEntropyPerTarget(
+  logits: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): { losses: Tensor; weights: Tensor } {
+  if (targets.dtype !== "int64" || targets.rank !== logits.rank - 1 || targets.shape.some((d, i) => !dimsEqual(d, logits.shape[i]!))) {
+    throw shapeError("CrossEntropy", { logits, targets }, "targets must be int64 and have the shape of the logits without the last axis");
+  }
+  const counted = logicalNot(equal(targets, options.ignoreIndex ?? -100));
+  const present = cast(counted, logits.dtype);
+  const weights = options.weights ? mul(present, options.weights) : present;
+  return {
+    losses: crossEntropyOp({ logits, targets: where(counted, targets, 0), weights }, { smoothing: options.labelSmoothing ?? 0 }),
+    weights,
+  };
+}
+
+/** Mean cross-entropy (nats) over the targets that count; 0 when none does. */
+export function crossEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { losses, weights } = crossEntropyPerTarget(logits, targets, options);
+  const total = sum(weights);
+  return div(sum(losses), where(equal(total, 0), 1, total));
+}
