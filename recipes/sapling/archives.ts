@@ -44,7 +44,11 @@ function openNpm(name: string): PackageFiles {
   if (!existsSync(root)) throw new EspalierError("package-missing", `${root} does not exist. Run \`npm ci\` first.`);
   const files = listFiles(root);
   const hash = createHash("sha256");
-  for (const file of files) hash.update(file).update("\0").update(readFileSync(join(root, file)));
+  for (const file of files)
+    hash
+      .update(file)
+      .update("\0")
+      .update(readFileSync(join(root, file)));
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
   return { name, version, sha256: hash.digest("hex"), root, files };
 }

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { openPackage } from "./archives.ts";
 import { cleanDocument } from "./prose.ts";
-import { readDocuments } from "./readers.ts";
+import { readDocuments, trustedReaders } from "./readers.ts";
 import { type Source, sources } from "./sources.ts";
 import { type Document, hashFraction, heldOutSeed, splitDocuments } from "./split.ts";
 
@@ -20,7 +20,15 @@ const shortestDocument = 500;
 
 interface Manifest {
   packages: { name: string; registry: string; version: string; sha256: string; licence: string; documents: number; bytes: number }[];
-  corpus: { sha256: string; documents: number; bytes: number; heldOutDocuments: number; heldOutBytes: number; nearDuplicatesMovedToTraining: number; seed: string };
+  corpus: {
+    sha256: string;
+    documents: number;
+    bytes: number;
+    heldOutDocuments: number;
+    heldOutBytes: number;
+    nearDuplicatesMovedToTraining: number;
+    seed: string;
+  };
 }
 
 const updating = process.argv.includes("--update-manifest") || !existsSync(manifestPath);
@@ -44,7 +52,9 @@ for (const source of sources) {
     documents: own.length,
     bytes,
   });
-  console.log(`${source.name.padEnd(28)} ${found.version.padEnd(24)} ${String(own.length).padStart(5)} documents ${(bytes / 1e6).toFixed(2).padStart(6)} MB`);
+  console.log(
+    `${source.name.padEnd(28)} ${found.version.padEnd(24)} ${String(own.length).padStart(5)} documents ${(bytes / 1e6).toFixed(2).padStart(6)} MB`,
+  );
 }
 
 const { train, heldOut, nearDuplicates } = splitDocuments(documents);
@@ -71,7 +81,9 @@ const corpus: Manifest["corpus"] = {
 };
 if (updating) writeFileSync(manifestPath, `${JSON.stringify({ packages, corpus } satisfies Manifest, null, 2)}\n`);
 else if (manifest && manifest.corpus.sha256 !== corpus.sha256) {
-  console.error("The packages are those of the manifest, yet the corpus differs: the recipe's own code has changed. Run with --update-manifest if that is meant.");
+  console.error(
+    "The packages are those of the manifest, yet the corpus differs: the recipe's own code has changed. Run with --update-manifest if that is meant.",
+  );
   process.exitCode = 1;
 }
 console.log(JSON.stringify({ ...corpus, trainDocuments: train.length, trainBytes: sizeOf(train) }));
@@ -83,7 +95,7 @@ function readSource(source: Source, root: string, files: readonly string[]): Doc
     const raw = readFileSync(join(root, file));
     const content = (/\.(gz|dz)$/.test(file) ? gunzipSync(raw) : raw).toString("utf8");
     for (const [index, paragraphs] of readDocuments(source.reader, content).entries()) {
-      const text = cleanDocument(paragraphs, seen, source.reader === "brown");
+      const text = cleanDocument(paragraphs, seen, trustedReaders.has(source.reader));
       if (text.length < shortestDocument) continue;
       result.push({ id: `${source.name}:${file}#${index}`, source: source.name, licence: source.licence, text });
     }

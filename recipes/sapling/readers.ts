@@ -4,8 +4,12 @@
  */
 import { readBrown } from "./brown.ts";
 import type { Paragraph } from "./prose.ts";
+import { readEndlessSky, readWml } from "./stories.ts";
 
-export type Reader = "brown" | "html" | "pod" | "rst" | "glossary";
+export type Reader = "brown" | "html" | "pod" | "rst" | "glossary" | "wml" | "endless-sky";
+
+/** Edited prose throughout: the filter that keeps code and tables out of manuals would only thin it. */
+export const trustedReaders: ReadonlySet<Reader> = new Set<Reader>(["brown", "wml", "endless-sky"]);
 
 /** One file may hold many documents: a glossary's entries are read in groups of forty. */
 export function readDocuments(reader: Reader, source: string): Paragraph[][] {
@@ -20,10 +24,32 @@ export function readDocuments(reader: Reader, source: string): Paragraph[][] {
       return [readRst(source)];
     case "glossary":
       return readGlossary(source);
+    case "wml":
+      return [readWml(source)];
+    case "endless-sky":
+      return [readEndlessSky(source)];
   }
 }
 
-const entities: Readonly<Record<string, string>> = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: " ", mdash: "\u2014", ndash: "\u2013", hellip: "...", lsquo: "'", rsquo: "'", ldquo: '"', rdquo: '"', para: "", copy: "(c)", times: "x", middot: "-" };
+const entities: Readonly<Record<string, string>> = {
+  amp: "&",
+  lt: "<",
+  gt: ">",
+  quot: '"',
+  apos: "'",
+  nbsp: " ",
+  mdash: "\u2014",
+  ndash: "\u2013",
+  hellip: "...",
+  lsquo: "'",
+  rsquo: "'",
+  ldquo: '"',
+  rdquo: '"',
+  para: "",
+  copy: "(c)",
+  times: "x",
+  middot: "-",
+};
 
 function decodeEntities(text: string): string {
   return text.replace(/&(#x?[0-9a-f]+|[a-z]+);/gi, (whole, name: string) => {
@@ -38,10 +64,16 @@ export function readHtml(source: string): Paragraph[] {
   const body = /<body[^>]*>([\s\S]*)<\/body>/i.exec(source)?.[1] ?? source;
   const text = body
     .replace(/<!--[\s\S]*?-->|<\?[\s\S]*?\?>/g, "")
-    .replace(/<(script|style|pre|table|nav|header|footer|svg|math|head|info|screen|code-block|listing|form|select)\b[^>]*>[\s\S]*?<\/\1>/gi, "\n\n")
+    .replace(
+      /<(script|style|pre|table|nav|header|footer|svg|math|head|info|screen|code-block|listing|form|select)\b[^>]*>[\s\S]*?<\/\1>/gi,
+      "\n\n",
+    )
     .replace(/\s+/g, " ")
     .replace(/<(h[1-6]|title)\b[^>]*>([\s\S]*?)<\/\1>/gi, (_, _tag, inner: string) => `\n\n\u0001${inner}\n\n`)
-    .replace(/<\/?(p|div|li|ul|ol|dl|dt|dd|section|article|item|list|steps|terms|note|blockquote|td|tr|page|br|hr|media|figure|main|aside)\b[^>]*>/gi, "\n\n")
+    .replace(
+      /<\/?(p|div|li|ul|ol|dl|dt|dd|section|article|item|list|steps|terms|note|blockquote|td|tr|page|br|hr|media|figure|main|aside)\b[^>]*>/gi,
+      "\n\n",
+    )
     .replace(/<[^>]*>/g, "");
   return decodeEntities(text)
     .split(/\n\n+/)
@@ -68,10 +100,15 @@ export function readPod(source: string): Paragraph[] {
 }
 
 function stripPod(text: string): string {
-  let result = text.replace(/E<(\w+)>/g, (_, name: string) => ({ lt: "<", gt: ">", sol: "/", verbar: "|" })[name] ?? "").replace(/[XZ]<[^<>]*>/g, "");
+  let result = text
+    .replace(/E<(\w+)>/g, (_, name: string) => ({ lt: "<", gt: ">", sol: "/", verbar: "|" })[name] ?? "")
+    .replace(/[XZ]<[^<>]*>/g, "");
   for (let depth = 0; depth < 4; depth++) {
     result = result
-      .replace(/L<([^<>|]*\|)?([^<>]*)>/g, (_, label: string | undefined, target: string) => label?.slice(0, -1) ?? target.replace(/^\/"?|"$/g, "").replace(/"?\/"?/, " "))
+      .replace(
+        /L<([^<>|]*\|)?([^<>]*)>/g,
+        (_, label: string | undefined, target: string) => label?.slice(0, -1) ?? target.replace(/^\/"?|"$/g, "").replace(/"?\/"?/, " "),
+      )
       .replace(/[BCFIS]<<+\s([\s\S]*?)\s>>+/g, "$1")
       .replace(/[BCFIS]<([^<>]*)>/g, "$1");
   }

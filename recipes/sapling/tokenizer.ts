@@ -12,10 +12,10 @@ import { trainByteLevelBpe } from "../../src/inputs/text/train-bpe.ts";
 import { type Document, hashFraction, heldOutSeed } from "./split.ts";
 
 /**
- * With 256-wide embeddings, tied, 6144 rows are 1.6 of the 5 million parameters. 8192 rows would shorten text by 3 % and cost a tenth of
- * the layers' parameters; 4096 lengthen it by 5 %.
+ * With 256-wide embeddings, tied, 6144 rows are 1.6 of the 5 million parameters. Measured on the held-out text: 8192 rows give
+ * 4.21 bytes a token for half a million parameters more, 6144 rows 4.05, 4096 rows 3.77.
  */
-const vocabSize = Number(process.env["SAPLING_VOCAB"] ?? 6144);
+const vocabSize = 6144;
 const endOfText = "<|endoftext|>";
 const padding = "<|pad|>";
 const specialTokens = [endOfText, padding, ...Array.from({ length: 8 }, (_, i) => `<|reserved_${i}|>`)];
@@ -55,7 +55,12 @@ writeFileSync(join(model, "tokenizer_config.json"), `${JSON.stringify(config, nu
 
 const tokenizer = Tokenizer.fromJson(json, config);
 started = performance.now();
-const counts = { vocabSize: tokenizer.vocabSize, train: pack(train, "train.bin"), heldout: pack(heldOut, "heldout.bin"), sources: perSource() };
+const counts = {
+  vocabSize: tokenizer.vocabSize,
+  train: pack(train, "train.bin"),
+  heldout: pack(heldOut, "heldout.bin"),
+  sources: perSource(),
+};
 const seconds = (performance.now() - started) / 1000;
 writeFileSync(join(cache, "packs.json"), `${JSON.stringify(counts, null, 2)}\n`);
 console.log(JSON.stringify({ ...counts, encodedMBPerSecond: (counts.train.bytes + counts.heldout.bytes) / 1e6 / seconds }));

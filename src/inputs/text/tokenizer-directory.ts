@@ -27,7 +27,11 @@ async function readJson(path: string): Promise<unknown> {
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     if (code === "ENOENT" || code === "ENOTDIR") return undefined;
-    throw new EspalierError("tokenizer-unreadable", `${path} cannot be read (${code ?? String(cause)}). Check that it is a file and its permissions.`, { cause });
+    throw new EspalierError(
+      "tokenizer-unreadable",
+      `${path} cannot be read (${code ?? String(cause)}). Check that it is a file and its permissions.`,
+      { cause },
+    );
   }
   try {
     return JSON.parse(text);

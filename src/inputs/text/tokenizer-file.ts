@@ -59,7 +59,10 @@ const tokenizerConfig = z.looseObject({
   eos_token: specialToken,
   pad_token: specialToken,
   unk_token: specialToken,
-  model_max_length: z.number().nullish().transform((value) => value ?? undefined),
+  model_max_length: z
+    .number()
+    .nullish()
+    .transform((value) => value ?? undefined),
   clean_up_tokenization_spaces: z.boolean().optional(),
   chat_template: z.unknown().optional(),
 });
@@ -95,5 +98,8 @@ function checked<T>(schema: z.ZodType<T>, json: unknown, where: string): T {
 }
 
 function broken(where: string, reason: string): EspalierError {
-  return new EspalierError("tokenizer-broken", `${where} is not a usable tokenizer: ${reason}. Copy the file from the original checkpoint again.`);
+  return new EspalierError(
+    "tokenizer-broken",
+    `${where} is not a usable tokenizer: ${reason}. Copy the file from the original checkpoint again.`,
+  );
 }

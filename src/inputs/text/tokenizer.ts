@@ -4,11 +4,17 @@
  * The common shape (byte-level BPE behind one regular expression) takes a path of our own: pre-tokens are looked up in a cache and only
  * new ones go through the library's merges. The ids are the same, many times faster on long text. Nothing here imports from Node.
  */
-import { Tokenizer as LibraryTokenizer, SplitPreTokenizer } from "@huggingface/tokenizers";
 import { EspalierError } from "../../graph/errors.ts";
 import { fromByteLevel, toByteLevel } from "./byte-level.ts";
 import { TextStream } from "./text-stream.ts";
-import { checkTokenizerJson, type SpecialTokenName, specialTokenContent, type TokenizerConfig, type TokenizerFile } from "./tokenizer-file.ts";
+import {
+  checkTokenizerJson,
+  type SpecialTokenName,
+  specialTokenContent,
+  type TokenizerConfig,
+  type TokenizerFile,
+} from "./tokenizer-file.ts";
+import { createLibraryTokenizer, type LibraryTokenizer, splitPattern } from "./tokenizers-js.ts";
 
 export interface EncodeOptions {
   /** Adds what the post-processor defines, such as a start token. Default `true`, as in transformers. */
@@ -80,7 +86,7 @@ export class Tokenizer {
     const { file, config } = checkTokenizerJson(tokenizerJson, tokenizerConfig, where);
     try {
       // Spaces before punctuation are cleaned up only where the checkpoint asks for it; the library's default would break round trips.
-      const library = new LibraryTokenizer(file, { clean_up_tokenization_spaces: false, ...config });
+      const library = createLibraryTokenizer(file, { clean_up_tokenization_spaces: false, ...config });
       return new Tokenizer(file, config, library);
     } catch (cause) {
       throw new EspalierError(
@@ -114,7 +120,10 @@ export class Tokenizer {
     const list = Array.from(ids);
     for (const id of list) {
       if (this.#tokenOfId[id] === undefined) {
-        throw new EspalierError("unknown-token-id", `Token id ${id} is not in this tokenizer's vocabulary of ${this.vocabSize}. Was the text encoded with another tokenizer?`);
+        throw new EspalierError(
+          "unknown-token-id",
+          `Token id ${id} is not in this tokenizer's vocabulary of ${this.vocabSize}. Was the text encoded with another tokenizer?`,
+        );
       }
     }
     if (!this.#byteLevel || this.#config.clean_up_tokenization_spaces) {
@@ -164,8 +173,7 @@ export class Tokenizer {
   #encodePiece(piece: string, into: number[]): void {
     let ids = this.#cache.get(piece);
     if (!ids) {
-      const model = this.#library.model as unknown as { encode(tokens: string[]): string[] };
-      ids = this.#checked(model.encode([toByteLevel(piece)]).map((token) => this.#idOfToken.get(token) ?? this.unkId));
+      ids = this.#checked(this.#library.model.encode([toByteLevel(piece)]).map((token) => this.#idOfToken.get(token) ?? this.unkId));
       if (this.#cache.size >= cacheCapacity) this.#cache.clear();
       this.#cache.set(piece, ids);
     }
@@ -175,8 +183,8 @@ export class Tokenizer {
   /** What the post-processor puts before and after a text, seen from an example. */
   #surroundings(): { prefix: number[]; suffix: number[] } {
     if (!this.#around) {
-      const bare = this.#library.encode("a", { add_special_tokens: false }).ids;
-      const whole = this.#library.encode("a", { add_special_tokens: true }).ids;
+      const bare = this.#checked(this.#library.encode("a", { add_special_tokens: false }).ids);
+      const whole = this.#checked(this.#library.encode("a", { add_special_tokens: true }).ids);
       const at = whole.findIndex((_, start) => bare.every((id, i) => whole[start + i] === id));
       this.#around = at < 0 ? { prefix: [], suffix: [] } : { prefix: whole.slice(0, at), suffix: whole.slice(at + bare.length) };
     }
@@ -196,7 +204,14 @@ export class Tokenizer {
 
 /** The regular expression that cuts text into pre-tokens, when that and byte-level BPE is all the tokenizer does. */
 function piecePattern(file: TokenizerFile): RegExp | undefined {
-  if (file.normalizer || file.model.type !== "BPE" || file.model.byte_fallback || file.model.end_of_word_suffix || file.model.continuing_subword_suffix) return undefined;
+  if (
+    file.normalizer ||
+    file.model.type !== "BPE" ||
+    file.model.byte_fallback ||
+    file.model.end_of_word_suffix ||
+    file.model.continuing_subword_suffix
+  )
+    return undefined;
   if (file.added_tokens.some((token) => token.lstrip || token.rstrip || token.single_word || token.content === "")) return undefined;
   const pre = file.pre_tokenizer;
   if (pre?.type === "ByteLevel" && !pre.add_prefix_space && pre.use_regex !== false) {
@@ -205,9 +220,7 @@ function piecePattern(file: TokenizerFile): RegExp | undefined {
   const [split, byteLevel, ...rest] = (pre?.type === "Sequence" ? pre.pretokenizers : undefined) ?? [];
   if (split?.type !== "Split" || split.behavior !== "Isolated" || split.invert || rest.length > 0) return undefined;
   if (byteLevel?.type !== "ByteLevel" || byteLevel.add_prefix_space || byteLevel.use_regex !== false) return undefined;
-  // The library translates Oniguruma's syntax to JavaScript's.
-  const { pattern } = new SplitPreTokenizer(split as never) as unknown as { pattern: RegExp | null };
-  return pattern ?? undefined;
+  return splitPattern(split);
 }
 
 function addedTokenPattern(file: TokenizerFile): RegExp | undefined {

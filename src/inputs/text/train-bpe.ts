@@ -28,7 +28,15 @@ export interface TokenizerJson {
   version: "1.0";
   truncation: null;
   padding: null;
-  added_tokens: { id: number; content: string; single_word: boolean; lstrip: boolean; rstrip: boolean; normalized: boolean; special: boolean }[];
+  added_tokens: {
+    id: number;
+    content: string;
+    single_word: boolean;
+    lstrip: boolean;
+    rstrip: boolean;
+    normalized: boolean;
+    special: boolean;
+  }[];
   normalizer: null;
   pre_tokenizer: object;
   post_processor: null;
@@ -54,9 +62,13 @@ export function trainByteLevelBpe(texts: Iterable<string>, options: TrainBpeOpti
   const { vocabSize, specialTokens = [], minFrequency = 2 } = options;
   const reserved = specialTokens.length;
   if (!Number.isInteger(vocabSize) || vocabSize < reserved + 256 || vocabSize > 0xffffff) {
-    throw new EspalierError("bad-vocab-size", `vocabSize is ${vocabSize}; it must be a whole number of at least ${reserved + 256} (${reserved} special tokens and the 256 bytes).`);
+    throw new EspalierError(
+      "bad-vocab-size",
+      `vocabSize is ${vocabSize}; it must be a whole number of at least ${reserved + 256} (${reserved} special tokens and the 256 bytes).`,
+    );
   }
-  if (new Set(specialTokens).size !== reserved) throw new EspalierError("duplicate-special-token", `A special token is listed twice in ${JSON.stringify(specialTokens)}.`);
+  if (new Set(specialTokens).size !== reserved)
+    throw new EspalierError("duplicate-special-token", `A special token is listed twice in ${JSON.stringify(specialTokens)}.`);
 
   const tokens = [...specialTokens, ...byteToChar];
   const words = countWords(texts, reserved);
