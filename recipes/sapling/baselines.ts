@@ -60,7 +60,7 @@ for (const order of [5, 4]) {
   result[`kneserNey${order}Gram`] = total / documentBytes;
   result[`kneserNey${order}GramSeconds`] = Math.round((performance.now() - started) / 100) / 10;
   if (order === 5)
-    result["kneserNey5GramPerSource"] = Object.fromEntries([...perSource].map(([source, { bits, bytes }]) => [source, bits / bytes]));
+    result.kneserNey5GramPerSource = Object.fromEntries([...perSource].map(([source, { bits, bytes }]) => [source, bits / bytes]));
 }
 writeFileSync(join("recipes", "sapling", "baselines.json"), `${JSON.stringify(result, null, 2)}\n`);
 console.log(JSON.stringify(result));

@@ -45,7 +45,8 @@ const tokenizerFile = z.looseObject({
   post_processor: component.transform((value) => value ?? null),
   decoder: component.transform((value) => value ?? null),
   model: z.looseObject({
-    type: z.string().optional(),
+    // Old files leave it out; the library then guesses from the rest.
+    type: z.enum(["BPE", "WordPiece", "Unigram"]).optional(),
     // Unigram lists [piece, score] pairs; the others map token to id.
     vocab: z.union([z.record(z.string(), tokenId), z.array(z.tuple([z.string(), z.number()]))]),
     merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])).optional(),

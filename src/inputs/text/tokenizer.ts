@@ -41,6 +41,7 @@ export class Tokenizer {
   readonly chatTemplate: string | undefined;
 
   readonly #library: LibraryTokenizer;
+  readonly #where: string;
   readonly #config: TokenizerConfig;
   readonly #idOfToken: ReadonlyMap<string, number>;
   readonly #tokenOfId: readonly (string | undefined)[];
@@ -52,8 +53,9 @@ export class Tokenizer {
   readonly #cache = new Map<string, readonly number[]>();
   #around: { prefix: number[]; suffix: number[] } | undefined;
 
-  private constructor(file: TokenizerFile, config: TokenizerConfig, library: LibraryTokenizer) {
+  private constructor(file: TokenizerFile, config: TokenizerConfig, library: LibraryTokenizer, where: string) {
     this.#library = library;
+    this.#where = where;
     this.#config = config;
     this.#idOfToken = library.get_vocab();
     this.#added = new Map(file.added_tokens.map((token) => [token.content, token.id]));
@@ -87,19 +89,15 @@ export class Tokenizer {
     try {
       // Spaces before punctuation are cleaned up only where the checkpoint asks for it; the library's default would break round trips.
       const library = createLibraryTokenizer(file, { clean_up_tokenization_spaces: false, ...config });
-      return new Tokenizer(file, config, library);
+      return new Tokenizer(file, config, library, where);
     } catch (cause) {
-      throw new EspalierError(
-        "tokenizer-broken",
-        `${where} could not be read as a tokenizer: ${cause instanceof Error ? cause.message : String(cause)}. Copy the file from the original checkpoint again.`,
-        { cause },
-      );
+      throw brokenTokenizer(where, cause);
     }
   }
 
   /** @returns plain ids; wrap them in the integer type that the consumer wants. */
   encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
-    if (!this.#pieces) return this.#checked(this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids);
+    if (!this.#pieces) return this.#checked(this.#guard(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids));
     const ids: number[] = [];
     if (addSpecialTokens) ids.push(...this.#surroundings().prefix);
     if (!this.#addedPattern) this.#encodePieces(text, ids);
@@ -127,7 +125,7 @@ export class Tokenizer {
       }
     }
     if (!this.#byteLevel || this.#config.clean_up_tokenization_spaces) {
-      return list.length === 0 ? "" : this.#library.decode(list, { skip_special_tokens: skipSpecialTokens });
+      return list.length === 0 ? "" : this.#guard(() => this.#library.decode(list, { skip_special_tokens: skipSpecialTokens }));
     }
     const stream = this.stream({ skipSpecialTokens });
     let text = "";
@@ -173,7 +171,9 @@ export class Tokenizer {
   #encodePiece(piece: string, into: number[]): void {
     let ids = this.#cache.get(piece);
     if (!ids) {
-      ids = this.#checked(this.#library.model.encode([toByteLevel(piece)]).map((token) => this.#idOfToken.get(token) ?? this.unkId));
+      ids = this.#checked(
+        this.#guard(() => this.#library.model.encode([toByteLevel(piece)])).map((token) => this.#idOfToken.get(token) ?? this.unkId),
+      );
       if (this.#cache.size >= cacheCapacity) this.#cache.clear();
       this.#cache.set(piece, ids);
     }
@@ -183,12 +183,21 @@ export class Tokenizer {
   /** What the post-processor puts before and after a text, seen from an example. */
   #surroundings(): { prefix: number[]; suffix: number[] } {
     if (!this.#around) {
-      const bare = this.#checked(this.#library.encode("a", { add_special_tokens: false }).ids);
-      const whole = this.#checked(this.#library.encode("a", { add_special_tokens: true }).ids);
+      const bare = this.#checked(this.#guard(() => this.#library.encode("a", { add_special_tokens: false }).ids));
+      const whole = this.#checked(this.#guard(() => this.#library.encode("a", { add_special_tokens: true }).ids));
       const at = whole.findIndex((_, start) => bare.every((id, i) => whole[start + i] === id));
       this.#around = at < 0 ? { prefix: [], suffix: [] } : { prefix: whole.slice(0, at), suffix: whole.slice(at + bare.length) };
     }
     return this.#around;
+  }
+
+  /** Some mistakes in a file show only when the library applies it. */
+  #guard<T>(run: () => T): T {
+    try {
+      return run();
+    } catch (cause) {
+      throw brokenTokenizer(this.#where, cause);
+    }
   }
 
   #checked(ids: readonly (number | undefined | null)[]): number[] {
@@ -196,7 +205,7 @@ export class Tokenizer {
       if (typeof id === "number") return id;
       throw new EspalierError(
         "token-missing",
-        "This text needs a token that the vocabulary of tokenizer.json lacks, and no unknown token is defined. The file is incomplete: copy it from the original checkpoint again.",
+        `This text needs a token that the vocabulary of ${this.#where} lacks, and no unknown token is defined. The file is incomplete: copy it from the original checkpoint again.`,
       );
     });
   }
@@ -228,4 +237,13 @@ function addedTokenPattern(file: TokenizerFile): RegExp | undefined {
   // Longest first: the library's trie takes the longest match.
   const contents = file.added_tokens.map((token) => token.content).sort((a, b) => b.length - a.length || (a < b ? -1 : 1));
   return new RegExp(`(${contents.map((content) => content.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`);
+}
+
+function brokenTokenizer(where: string, cause: unknown): EspalierError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new EspalierError(
+    "tokenizer-broken",
+    `${where} does not work as a tokenizer: ${reason}. Copy the file from the original checkpoint again.`,
+    { cause },
+  );
 }
