@@ -28,7 +28,7 @@ const books: readonly [string, string][] = [
 const countAt = 0x54;
 const magic = Buffer.from([0x1f, 0x9d, 0x90]);
 
-const { root } = openPackage({ name: register.name, registry: register.registry }, join(".cache", "sapling"));
+const { root } = openPackage(register, join(".cache", "sapling"));
 const data = readFileSync(join(root, "usr", "lib", "bible.data"));
 const windows = data.readUInt32BE(countAt + 4);
 const parts: Buffer[] = [];

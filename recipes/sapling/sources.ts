@@ -119,4 +119,5 @@ export const register = {
   name: "bible-kjv-text",
   registry: "debian",
   licence: "public domain (King James Version, 1611; Crown prerogative in the United Kingdom)",
+  expected: { version: "4.38", sha256: "d61b6aad4c51ba9e2800b825325fa6a09e99a0d02a9bb6dc4724fcc4995a1b7a" },
 } as const;
