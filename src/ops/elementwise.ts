@@ -1,6 +1,7 @@
 import { currentGraph, type DType, dimsEqual, isFloat, type Shape, shapesEqual, type Tensor, type TensorType } from "../graph/index.ts";
 import { defineOp, type Op, shapeError } from "./define.ts";
 import { node, type Ref, scalar, scalarData } from "./emission.ts";
+import { onesLike } from "./movement.ts";
 import { sumTo } from "./reduce.ts";
 
 /** A tensor, or a number that takes the dtype of the other operand. */
@@ -69,6 +70,7 @@ export const div = (a: Operand, b: Operand): Tensor => (b === 1 && typeof a !== 
 /** `a` to the power `b`. A constant exponent has no gradient of its own, so a negative base is safe there. */
 export function pow(a: Operand, b: Operand): Tensor {
   if (typeof b !== "number" || typeof a === "number") return powOp(pair(a, b), {});
+  if (b === 0) return onesLike(a); // whose gradient is 0, where 0·x⁻¹ would be NaN at zero
   return b === 1 ? a : b === 2 ? mul(a, a) : powConstant({ x: a }, { exponent: b });
 }
 export const maximum = (a: Operand, b: Operand): Tensor => maximumOp(pair(a, b), {});

@@ -83,10 +83,32 @@ export function scalarData(dtype: DType, value: number): TypedArray {
     case "uint8":
     case "bool":
       return Uint8Array.of(value);
-    default:
-      throw new Error(`no scalar literal of ${dtype}: cast a float32 one`);
+    case "float16":
+      return Uint16Array.of(float16Bits(value));
+    case "bfloat16":
+      return Uint16Array.of(bfloat16Bits(value));
   }
 }
 
 /** A shape as an int64 vector; symbols are read from the graph's inputs at run time. */
 export const dims = (shape: readonly Dim[]): Ref => ({ kind: "dims", dims: shape });
+
+const float32Bits = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0]!;
+
+/** The upper half of the float32 pattern, rounded to nearest even. */
+function bfloat16Bits(value: number): number {
+  const bits = float32Bits(value);
+  return Number.isNaN(value) ? 0x7fc0 : (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
+}
+
+/** Rounded to nearest even; too large a number becomes infinite, as in IEEE 754. */
+function float16Bits(value: number): number {
+  const sign = (float32Bits(value) >>> 16) & 0x8000;
+  const size = Math.abs(value);
+  if (Number.isNaN(value)) return 0x7e00;
+  const exponent = Math.max(Math.floor(Math.log2(size)), -14);
+  const steps = size / 2 ** (exponent - 10); // in units of the last place: 1024 … 2047, below that subnormal
+  const whole = Math.floor(steps);
+  const rounded = whole + (steps - whole > 0.5 || (steps - whole === 0.5 && whole % 2 === 1) ? 1 : 0);
+  return sign | Math.min(rounded + (exponent + 14) * 1024, 0x7c00);
+}

@@ -4,6 +4,7 @@ export * from "./define.ts";
 export * from "./elementwise.ts";
 export type { Provider } from "./emission.ts";
 export * as emission from "./emission.ts";
+export * from "./flops.ts";
 export * from "./indexing.ts";
 export * from "./loss.ts";
 export * from "./matmul.ts";

@@ -1,7 +1,7 @@
 import { currentGraph, type Dim, dimsEqual, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
 import { defineOp, normalizeAxis, shapeError } from "./define.ts";
 import { cast, equal } from "./elementwise.ts";
-import { int64s, node } from "./emission.ts";
+import { dims, int64s, node, scalar } from "./emission.ts";
 import { fill, range, reshape, transpose, unsqueeze } from "./movement.ts";
 
 const isIndex = (t: Tensor): boolean => t.dtype === "int64" || t.dtype === "int32";
@@ -41,12 +41,8 @@ const scatterAddOp = defineOp<{ rows: Tensor; indices: Tensor }, { size: Dim }>(
       throw shapeError("ScatterAdd", { rows, indices }, "one index per row is needed");
     return { dtype: rows.dtype, shape: [size, ...rows.shape.slice(1)] };
   },
-  emit: ({ rows, indices }, { size }, { inputs, outputs }) => {
-    const zero = node("Expand", [
-      node("Cast", [{ kind: "literal", dtype: "float32", shape: [], data: Float32Array.of(0) }], { to: { dtype: inputs.rows.dtype } }),
-      { kind: "dims", dims: outputs[0]!.shape },
-    ]);
-    void size;
+  emit: ({ rows, indices }, _attrs, { inputs, outputs }) => {
+    const zero = node("Expand", [scalar(inputs.rows.dtype, 0), dims(outputs[0]!.shape)]);
     return node(
       "ScatterND",
       [

@@ -1,4 +1,4 @@
-import { type Dim, dimsEqual, type Tensor } from "../graph/index.ts";
+import { type Dim, dimsEqual, elementCount, type Node, type Tensor } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { broadcastShapes } from "./elementwise.ts";
 import { contrib, float, node, type Ref, scalar } from "./emission.ts";
@@ -33,8 +33,8 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, Attrs>({
   },
   emit: ({ a, b }, { transposeA, transposeB, alpha }, { inputs, provider }) => {
     if (!transposeA && !transposeB && alpha === 1) return node("MatMul", [a, b]);
-    // FusedMatMul runs at the matmul peak without a Transpose node; it is not part of the WebGPU provider.
-    if (provider !== "webgpu")
+    // FusedMatMul runs at the matmul peak without a Transpose node; the WebGPU provider lacks it, and so do other types on the CPU.
+    if (provider !== "webgpu" && (inputs.a.dtype === "float32" || provider === "cuda"))
       return node("FusedMatMul", [a, b], { transA: transposeA ? 1 : 0, transB: transposeB ? 1 : 0, alpha: float(alpha) }, contrib);
     const product = node("MatMul", [transposeA ? swapped(a, inputs.a.rank) : a, transposeB ? swapped(b, inputs.b.rank) : b]);
     return alpha === 1 ? product : node("Mul", [product, scalar(inputs.a.dtype, alpha)]);
@@ -78,8 +78,12 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
 /** `x` [..., in] times a weight kept as [out, in], PyTorch's convention → [..., out]. */
 export const linear = (x: Tensor, weight: Tensor): Tensor => matmul(x, weight, { transposeB: true });
 
-/** Multiply–add operations ×2 of one product node: the unit in which speed is stated. */
-export function matmulFlops(a: Tensor, y: Tensor, transposeA: boolean): number | undefined {
-  const sizes = [...y.shape, transposeA ? a.shape.at(-2)! : a.shape.at(-1)!];
-  return sizes.every((d) => typeof d === "number") ? 2 * (sizes as number[]).reduce((n, d) => n * d, 1) : undefined;
+/** Floating-point operations of a node that is a matrix product (two per multiply–add), when its sizes are numbers. */
+export function matmulFlops(node: Node): number | undefined {
+  let inner: Dim | undefined;
+  if (node.op === matmulOp) inner = node.inputs.a!.shape.at(node.attrs.transposeA ? -2 : -1);
+  else if (node.op.name === "SoftmaxMatMul") inner = node.inputs.v!.shape.at(-2);
+  if (inner === undefined) return undefined;
+  const sizes = [...node.outputs[0]!.shape, inner];
+  return sizes.every((d): d is number => typeof d === "number") ? 2 * elementCount(sizes) : undefined;
 }

@@ -12,7 +12,7 @@ import {
 } from "../graph/index.ts";
 import { defineOp, normalizeAxis, shapeError } from "./define.ts";
 import { broadcastShapes } from "./elementwise.ts";
-import { dims, int64s, node, result } from "./emission.ts";
+import { dims, int64s, node, result, scalar } from "./emission.ts";
 import { scatterRows } from "./indexing.ts";
 import { sumTo } from "./reduce.ts";
 
@@ -30,6 +30,8 @@ const reshapeOp = defineOp<{ x: Tensor }, { shape: Shape }>({
 /** The same elements in another shape; one dimension may be −1 and is inferred. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
   const unknown = shape.indexOf(-1);
+  if (shape.filter((d) => d === -1).length > 1)
+    throw shapeError("Reshape", { x }, `only one dimension of ${formatShape(shape)} can be inferred`);
   const full = unknown < 0 ? shape : shape.map((d, i) => (i === unknown ? inferred(x, shape) : d));
   return shapesEqual(full, x.shape) ? x : reshapeOp({ x }, { shape: full });
 }
@@ -42,7 +44,7 @@ function inferred(x: Tensor, shape: Shape): Dim {
 
 /** Inserts an axis of size 1. */
 export function unsqueeze(x: Tensor, axis: number): Tensor {
-  const at = axis < 0 ? axis + x.rank + 1 : axis;
+  const at = normalizeAxis(axis, x.rank + 1, "Unsqueeze", { x });
   return reshape(x, [...x.shape.slice(0, at), 1, ...x.shape.slice(at)]);
 }
 
@@ -177,17 +179,7 @@ const padOp = defineOp<{ x: Tensor }, { axis: number; before: Dim; after: Dim; v
   }),
   emit: ({ x }, { axis, before, after, value }, { inputs }) => {
     const pads = [...inputs.x.shape.map((_, i) => (i === axis ? before : 0)), ...inputs.x.shape.map((_, i) => (i === axis ? after : 0))];
-    return node("Pad", [
-      x,
-      dims(pads),
-      ...(value === 0
-        ? []
-        : [
-            node("Cast", [{ kind: "literal", dtype: "float32", shape: [], data: Float32Array.of(value) }], {
-              to: { dtype: inputs.x.dtype },
-            }),
-          ]),
-    ]);
+    return node("Pad", [x, dims(pads), value === 0 ? undefined : scalar(inputs.x.dtype, value)]);
   },
   grad: ({ x }, dy, { axis, before }) => ({ x: slice(dy, axis, before, addDims(before, x.shape[axis]!)) }),
 });
@@ -279,8 +271,7 @@ const fillOp = defineOp<Record<never, never>, { shape: Shape; value: number; dty
   name: "Fill",
   type: (_inputs, { shape, dtype }) => ({ dtype, shape }),
   emit: (_refs, { shape, value, dtype }) => {
-    const literal = { kind: "literal", dtype: "float32", shape: [], data: Float32Array.of(value) } as const;
-    return node("Expand", [dtype === "float32" ? literal : node("Cast", [literal], { to: { dtype } }), dims(shape)]);
+    return node("Expand", [scalar(dtype, value), dims(shape)]);
   },
 });
 

@@ -44,7 +44,7 @@ export const sum = reduction("ReduceSum", (x, _y, dy) => expand(dy, x.shape));
 /** Arithmetic mean over `axes` (default: all). */
 export const mean = reduction("ReduceMean", (x, _y, dy, axes) => {
   const count = sizeOf(axes.map((a) => x.shape[a]!));
-  return expand(typeof count === "number" ? div(dy, count) : div(dy, cast(dimension(x, count), x.dtype)), x.shape);
+  return expand(typeof count === "number" ? div(dy, count) : div(dy, cast(dimension(count), x.dtype)), x.shape);
 });
 // Equal extremes share the gradient evenly.
 const extremeGradient = (x: Tensor, y: Tensor, dy: Tensor, axes: readonly number[]): Tensor => {
@@ -63,10 +63,9 @@ export function logSumExp(x: Tensor, axes: Axes = -1, options: ReduceOptions = {
   return options.keepDims ? kept : sum(kept, axes);
 }
 
-/** The value of a dimension, as an int64 scalar. */
-function dimension(_like: Tensor, value: Dim): Tensor {
-  return dimensionOp({}, { value });
-}
+/** The value of a dimension, as an int64 scalar: a symbol is read from the inputs at run time. */
+export const dimension = (value: Dim): Tensor => dimensionOp({}, { value });
+
 const dimensionOp = defineOp<Record<never, never>, { value: Dim }>({
   name: "Dimension",
   type: () => ({ dtype: "int64", shape: [] }),

@@ -1,0 +1,309 @@
+import { describe, expect, test } from "vitest";
+import { grad, vjp } from "../../src/autodiff/index.ts";
+import {
+  allocate,
+  type DType,
+  EspalierError,
+  elementCount,
+  Graph,
+  isFloat,
+  type Shape,
+  symbol,
+  type Tensor,
+  type Traced,
+  trace,
+  tracing,
+} from "../../src/graph/index.ts";
+import { mul, sum, zerosLike } from "../../src/ops/index.ts";
+import { type HostTensor, hostTensor, type Program } from "../../src/runtime/device.ts";
+import { centralDifferences } from "./differences.ts";
+import { device, providers } from "./providers.ts";
+
+/** Numbers for one operand. Without a dtype they are floats, of the width that the check needs. */
+export interface Values {
+  dtype?: DType;
+  shape: readonly number[];
+  data: readonly number[];
+}
+
+export type Operands<K extends string> = Record<K, Tensor>;
+
+/** What is known of an operator: enough to test its values, gradients and errors everywhere. */
+export interface OpCase<K extends string> {
+  inputs: Record<K, Values>;
+  fn: (inputs: Operands<K>) => Tensor | readonly Tensor[];
+  /** The elements of the output (of each output, when `fn` returns several), computed by hand or by another formula. */
+  expected: readonly number[] | readonly (readonly number[])[];
+  /** Inputs to differentiate by; default: every float one. */
+  wrt?: readonly K[];
+  /** Inputs too large, or points too rough, for differences by every element: only values are checked. */
+  gradient?: boolean;
+  /** Check the derivative of the gradient too. */
+  second?: boolean;
+  /** Largest error of float32 values, relative to 1 + |value|. */
+  tolerance?: number;
+}
+
+export const values = (shape: readonly number[], data: readonly number[], dtype?: DType): Values => ({ shape, data, dtype });
+export const vector = (...data: number[]): Values => ({ shape: [data.length], data });
+export const ids = (shape: readonly number[], ...data: number[]): Values => ({ shape, data, dtype: "int64" });
+export const bools = (shape: readonly number[], ...data: number[]): Values => ({ shape, data, dtype: "bool" });
+
+/** Reproducible, irregular numbers between `low` and `high`. */
+export function sample(shape: readonly number[], low = -1, high = 1, seed = 1): Values {
+  const data = Array.from({ length: elementCount(shape) }, (_, i) => {
+    const x = Math.sin((i + 1) * 12.9898 + seed * 78.233) * 43758.5453;
+    return Math.fround(low + (x - Math.floor(x)) * (high - low));
+  });
+  return { shape, data };
+}
+
+export function host({ shape, data, dtype }: Values, float: DType): HostTensor {
+  const type = dtype ?? float;
+  const array = allocate(type, data.length);
+  for (const [i, v] of data.entries()) array[i] = type === "int64" ? BigInt(v) : v;
+  return hostTensor(type, shape, array);
+}
+
+const numbers = (t: HostTensor): number[] => Array.from(t.data as ArrayLike<number | bigint>, Number);
+const listed = (y: Tensor | readonly Tensor[]): readonly Tensor[] => (Array.isArray(y) ? y : [y as Tensor]);
+
+/** Element by element, |actual − expected| ≤ tolerance · (1 + |expected|). */
+export function expectClose(actual: readonly number[], expected: readonly number[], tolerance: number, what: string): void {
+  expect(actual.length, `${what}: number of elements`).toBe(expected.length);
+  const worst = expected.reduce((at, e, i) => (deviation(actual[i]!, e) > deviation(actual[at]!, expected[at]!) ? i : at), 0);
+  if (expected.length > 0 && !(deviation(actual[worst]!, expected[worst]!) <= tolerance)) {
+    const show = (list: readonly number[]) => list.slice(0, 24).map((v) => Number(v.toPrecision(7)));
+    expect.fail(
+      `${what}: element ${worst} is ${actual[worst]}, expected ${expected[worst]}\n  got      ${show(actual)}\n  expected ${show(expected)}`,
+    );
+  }
+}
+
+function deviation(a: number, e: number): number {
+  if (Object.is(a, e) || a === e) return 0;
+  const d = Math.abs(a - e) / (1 + Math.abs(e));
+  return Number.isNaN(d) ? Number.POSITIVE_INFINITY : d;
+}
+
+interface Differentiated {
+  traced: Traced;
+  outputs: readonly Tensor[];
+  seeds: Record<string, Values>;
+  wrt: readonly string[];
+}
+
+/** Traces `fn` with outputs `y0, y1, …`, and the gradient of a random projection of them for each float input. */
+function differentiate<K extends string>(
+  types: Record<K, { dtype: DType; shape: Shape }>,
+  fn: (inputs: Operands<K>) => Tensor | readonly Tensor[],
+  wrt: readonly string[],
+  sizes?: Record<string, number>,
+): Differentiated {
+  const graph = new Graph();
+  return tracing(graph, () => {
+    const entries = Object.entries<{ dtype: DType; shape: Shape }>(types);
+    const inputs = Object.fromEntries(entries.map(([name, t]) => [name, graph.input(name, t.dtype, t.shape)])) as Operands<K>;
+    const outputs = listed(fn(inputs));
+    const results: Record<string, Tensor> = Object.fromEntries(outputs.map((t, i) => [`y${i}`, t]));
+    const seeds: Record<string, Values> = {};
+    const smooth = wrt.length > 0 ? outputs.filter((t) => isFloat(t.dtype)) : [];
+    const projections = smooth.map((t, i) => {
+      seeds[`seed${i}`] = sample(resolve(t.shape, sizes), 0.25, 1.75, 99 + i);
+      return graph.input(`seed${i}`, t.dtype, t.shape);
+    });
+    const gradients = vjp(
+      smooth,
+      projections,
+      wrt.map((name) => inputs[name as K]),
+    );
+    for (const [i, g] of gradients.entries()) results[`d.${wrt[i]}`] = g ?? zerosLike(inputs[wrt[i] as K]);
+    return { traced: { graph, outputs: results }, outputs, seeds, wrt };
+  });
+}
+
+function resolve(shape: Shape, sizes: Record<string, number> = {}): number[] {
+  const value = (monomial: string) =>
+    monomial
+      .split("*")
+      .filter(Boolean)
+      .reduce((n, s) => n * sizes[s]!, 1);
+  return shape.map((d) => (typeof d === "number" ? d : [...d.terms].reduce((n, [monomial, k]) => n + k * value(monomial), 0)));
+}
+
+const typesOf = <K extends string>(inputs: Record<K, Values>, float: DType) =>
+  Object.fromEntries(Object.entries<Values>(inputs).map(([name, v]) => [name, { dtype: v.dtype ?? float, shape: v.shape }])) as Record<
+    K,
+    { dtype: DType; shape: Shape }
+  >;
+
+const feedsOf = (inputs: Record<string, Values>, float: DType): Record<string, HostTensor> =>
+  Object.fromEntries(Object.entries(inputs).map(([name, v]) => [name, host(v, float)]));
+
+const isMissingKernel = (error: unknown): boolean =>
+  error instanceof EspalierError &&
+  error.code === "session" &&
+  /NOT_IMPLEMENTED|Could not find an implementation|INVALID_GRAPH|Type Error/.test(error.message);
+
+/** Gradients in float64 on the CPU (in float32 where a kernel has no float64 version), checked against central differences. */
+async function reference<K extends string>(c: OpCase<K>, wrt: readonly string[]): Promise<Record<string, number[]>> {
+  const reference = await device("cpu");
+  for (const float of ["float64", "float32"] as const) {
+    const d = differentiate(typesOf(c.inputs, float), c.fn, wrt);
+    let program: Program;
+    try {
+      program = await reference.compile(d.traced);
+    } catch (error) {
+      if (float === "float64" && isMissingKernel(error)) continue;
+      throw error;
+    }
+    const seeds = feedsOf(d.seeds, float);
+    const results = await program.run({ ...feedsOf(c.inputs, float), ...seeds });
+    const gradients = Object.fromEntries(wrt.map((name) => [name, numbers(results[`d.${name}`]!)]));
+    const smooth = d.outputs.flatMap((t, i) => (isFloat(t.dtype) ? [`y${i}`] : []));
+    // The projection is summed here, in float64, whatever the graph computes in.
+    const loss = async (inputs: Record<string, Values>) => {
+      const ys = await program.run({ ...feedsOf(inputs, float), ...seeds });
+      return smooth.reduce((total, y, s) => total + dot(numbers(ys[y]!), d.seeds[`seed${s}`]!.data), 0);
+    };
+    for (const name of wrt) {
+      const slopes = await centralDifferences(c.inputs, name, loss, float);
+      expectClose(
+        gradients[name]!,
+        slopes,
+        float === "float64" ? 1e-6 : 2e-4,
+        `gradient for ${name} against central differences in ${float}`,
+      );
+    }
+    await program.dispose();
+    return gradients;
+  }
+  throw new Error("unreachable");
+}
+
+const dot = (a: readonly number[], b: readonly number[]): number => a.reduce((total, v, i) => total + v * b[i]!, 0);
+
+const floatInputs = (inputs: Record<string, Values>): string[] => Object.keys(inputs).filter((k) => isFloat(inputs[k]!.dtype ?? "float32"));
+
+/** Tests an operator: its values and gradients on every provider, its gradients against central differences. */
+export function checkOp<K extends string>(name: string, c: OpCase<K>): void {
+  describe(name, () => {
+    const wrt = c.gradient === false ? [] : (c.wrt ?? floatInputs(c.inputs));
+    let known: Promise<Record<string, number[]>> | undefined;
+    const gradients = () => (known ??= reference(c, wrt));
+    if (wrt.length > 0) test("gradient against central differences", async () => void (await gradients()));
+    for (const provider of providers) {
+      test(`values${wrt.length > 0 ? " and gradients" : ""} on ${provider}`, async () => {
+        const d = differentiate(typesOf(c.inputs, "float32"), c.fn, wrt);
+        const program = await (await device(provider)).compile(d.traced);
+        const results = await program.run({ ...feedsOf(c.inputs, "float32"), ...feedsOf(d.seeds, "float32") });
+        await program.dispose();
+        const expected = (Array.isArray(c.expected[0]) ? c.expected : [c.expected]) as number[][];
+        for (const [i, t] of d.outputs.entries()) {
+          expect(results[`y${i}`]!.shape, `shape of output ${i}`).toEqual(t.shape);
+          expect(results[`y${i}`]!.dtype, `dtype of output ${i}`).toBe(t.dtype);
+          expectClose(numbers(results[`y${i}`]!), expected[i]!, c.tolerance ?? 1e-5, `output ${i}`);
+        }
+        for (const [k, g] of Object.entries(wrt.length > 0 ? await gradients() : {})) {
+          expect(results[`d.${k}`]!.shape, `shape of the gradient for ${k}`).toEqual(c.inputs[k as K].shape);
+          expectClose(numbers(results[`d.${k}`]!), g, 1e-4, `gradient for ${k}`);
+        }
+      });
+    }
+    if (c.second) {
+      test("second derivative against central differences", async () => {
+        const fn = (inputs: Operands<K>) => {
+          const ys = listed(c.fn(inputs)).filter((t) => isFloat(t.dtype));
+          const loss = ys.map((y) => sum(mul(y, mul(y, y)))).reduce((a, b) => mul(a, b));
+          return grad(
+            loss,
+            wrt.map((k) => inputs[k as K]),
+          );
+        };
+        await reference({ ...c, fn }, wrt);
+      });
+    }
+  });
+}
+
+/** Tests that tracing `fn` over inputs of these types throws an error for people: it names the operator and what was wrong. */
+export function checkRejects<K extends string>(
+  name: string,
+  types: Record<K, readonly [DType, ...(number | string)[]]>,
+  fn: (inputs: Operands<K>) => unknown,
+  message: RegExp,
+): void {
+  test(`${name}: shape error`, () => {
+    const entries = Object.entries<readonly [DType, ...(number | string)[]]>(types);
+    const typed = Object.fromEntries(entries.map(([k, [dtype, ...shape]]) => [k, { dtype, shape: symbolic(shape) }]));
+    let error: unknown;
+    try {
+      trace(typed, (inputs) => {
+        fn(inputs as Operands<K>);
+        return {};
+      });
+    } catch (e) {
+      error = e;
+    }
+    expect(error).toBeInstanceOf(EspalierError);
+    expect((error as EspalierError).message).toMatch(message);
+  });
+}
+
+const symbolic = (shape: readonly (number | string)[]): Shape => shape.map((d) => (typeof d === "string" ? symbol(d) : d));
+
+/**
+ * Tests that one graph with named dimensions serves several sizes: its values and gradients must equal those of a graph of numbers.
+ * `inputs` gives shapes in which strings are symbols; `make` may give the numbers of an input for the sizes.
+ */
+export function checkSymbolic<K extends string>(
+  name: string,
+  c: {
+    inputs: Record<K, readonly (number | string)[]>;
+    sizes: readonly Record<string, number>[];
+    fn: (inputs: Operands<K>) => Tensor | readonly Tensor[];
+    make?: Partial<Record<K, (shape: readonly number[]) => Values>>;
+    wrt?: readonly K[];
+  },
+): void {
+  const shapes = Object.entries<readonly (number | string)[]>(c.inputs);
+  const fed = (sizes: Record<string, number>) =>
+    Object.fromEntries(
+      shapes.map(([k, shape], i) => {
+        const concrete = resolve(symbolic(shape), sizes);
+        return [k, c.make?.[k as K]?.(concrete) ?? sample(concrete, -1, 1, i + 1)];
+      }),
+    ) as Record<K, Values>;
+  for (const provider of providers) {
+    test(`${name}: one graph for several sizes on ${provider}`, async () => {
+      const probe = fed(c.sizes[0]!);
+      const wrt = c.wrt ?? floatInputs(probe);
+      const types = Object.fromEntries(
+        shapes.map(([k, shape]) => [k, { dtype: probe[k as K].dtype ?? "float32", shape: symbolic(shape) }]),
+      ) as Record<K, { dtype: DType; shape: Shape }>;
+      const general = differentiate(types, c.fn, wrt, c.sizes[0]);
+      const program = await (await device(provider)).compile(general.traced);
+      for (const sizes of c.sizes) {
+        const inputs = fed(sizes);
+        const special = differentiate(typesOf(inputs, "float32"), c.fn, wrt);
+        const expected = await runOnce("cpu", special.traced, { ...feedsOf(inputs, "float32"), ...feedsOf(special.seeds, "float32") });
+        const results = await program.run({ ...feedsOf(inputs, "float32"), ...feedsOf(special.seeds, "float32") });
+        for (const key of Object.keys(expected)) {
+          expect(results[key]!.shape, `shape of ${key} at ${JSON.stringify(sizes)}`).toEqual(expected[key]!.shape);
+          expectClose(numbers(results[key]!), numbers(expected[key]!), 1e-4, `${key} at ${JSON.stringify(sizes)}`);
+        }
+      }
+      await program.dispose();
+    });
+  }
+}
+
+/** Compiles, runs and disposes. */
+export async function runOnce(provider: string, traced: Traced, feeds: Record<string, HostTensor>): Promise<Record<string, HostTensor>> {
+  const program = await (await device(provider)).compile(traced);
+  try {
+    return await program.run(feeds);
+  } finally {
+    await program.dispose();
+  }
+}

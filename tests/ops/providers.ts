@@ -1,0 +1,40 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { Device } from "../../src/runtime/device.ts";
+
+/**
+ * The execution providers that this machine has, by name. `ESPALIER_PROVIDERS=cpu,wasm` restricts them.
+ * WebGPU runs in Node on Chromium's SwiftShader, a Vulkan driver for the processor, wherever Chromium is installed.
+ */
+const driver = ["/usr/lib/chromium", "/usr/lib64/chromium", "/usr/lib/chromium-browser", "/snap/chromium/current/usr/lib/chromium-browser"]
+  .map((directory) => join(directory, "vk_swiftshader_icd.json"))
+  .find((file) => existsSync(file));
+
+// Vulkan's loader reads these once, when ONNX Runtime first looks for a GPU.
+if (driver) {
+  process.env.VK_ICD_FILENAMES ??= driver;
+  process.env.VK_DRIVER_FILES ??= driver;
+}
+
+const open: Record<string, () => Promise<Device>> = {
+  cpu: async () => (await import("../../src/runtime/node.ts")).cpu({ threads: 1 }),
+  wasm: async () => (await import("../../src/runtime/web.ts")).wasm({ threads: 1 }),
+  webgpu: async () => (await import("../../src/runtime/node.ts")).webgpu(),
+};
+
+const wanted = process.env.ESPALIER_PROVIDERS?.split(",") ?? ["cpu", "wasm", ...(driver ? ["webgpu"] : [])];
+
+/** Names of the providers under test; CPU, the reference, comes first. */
+export const providers: readonly string[] = wanted;
+
+const devices = new Map<string, Promise<Device>>();
+
+/** The device of a provider, opened once per test file. */
+export function device(provider: string): Promise<Device> {
+  let known = devices.get(provider);
+  if (!known) {
+    known = open[provider]!();
+    devices.set(provider, known);
+  }
+  return known;
+}
