@@ -57,17 +57,30 @@ export class Variable implements TensorType {
   name: string;
   readonly dtype: DType;
   readonly shape: readonly number[];
-  /** Initial (or, when frozen, permanent) values. */
-  storage: Storage;
   /** A frozen variable is compiled into the program as a constant, mapped from its file where it has one. */
   frozen: boolean;
+  #storage: Storage | (() => Storage);
 
-  constructor(name: string, storage: Storage, options: { frozen?: boolean } = {}) {
+  /** `storage` may be a function, called when the values are first needed: a weight that a checkpoint replaces is never initialised. */
+  constructor(name: string, type: { dtype: DType; shape: readonly number[] }, storage: Storage | (() => Storage), options: { frozen?: boolean } = {}) {
     this.name = name;
-    this.dtype = storage.dtype;
-    this.shape = storage.shape;
-    this.storage = storage;
+    this.dtype = type.dtype;
+    this.shape = type.shape;
+    this.#storage = storage;
     this.frozen = options.frozen ?? false;
+  }
+
+  /** Initial (or, when frozen, permanent) values. */
+  get storage(): Storage {
+    if (typeof this.#storage === "function") this.#storage = this.#storage();
+    return this.#storage;
+  }
+
+  set storage(storage: Storage) {
+    if (storage.dtype !== this.dtype || !shapesEqual(storage.shape, this.shape)) {
+      throw new EspalierError("shape-mismatch", `"${this.name}" is ${this.dtype} [${this.shape}] and cannot hold ${storage.dtype} [${storage.shape}].`);
+    }
+    this.#storage = storage;
   }
 }
 
@@ -214,4 +227,17 @@ export function trace<I extends Record<string, TensorType>>(
     const inputs = Object.fromEntries(Object.entries(types).map(([name, t]) => [name, graph.input(name, t.dtype, t.shape)]));
     return { graph, outputs: fn(inputs as { [K in keyof I]: Tensor }) };
   });
+}
+
+/** Every node that the results depend on, in the graphs that enclose them too. */
+export function reachable(results: readonly Tensor[]): Set<Node> {
+  const seen = new Set<Node>();
+  const stack = results.map((t) => t.node);
+  while (stack.length > 0) {
+    const n = stack.pop()!;
+    if (seen.has(n)) continue;
+    seen.add(n);
+    for (const t of Object.values(n.inputs)) if (t) stack.push(t.node);
+  }
+  return seen;
 }

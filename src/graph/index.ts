@@ -2,4 +2,5 @@ export * from "./dims.ts";
 export * from "./dtype.ts";
 export * from "./errors.ts";
 export * from "./graph.ts";
+export * from "./random.ts";
 export * from "./storage.ts";

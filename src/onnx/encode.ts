@@ -9,10 +9,9 @@ import {
   type Traced,
   type TypedArray,
   type Variable,
-  variableOp,
-} from "../graph/index.ts";
+  variableOp, reachable } from "../graph/index.ts";
 import type { AnyOp, emission, Provider } from "../ops/index.ts";
-import { placeInBranches, reachable } from "./placement.ts";
+import { placeInBranches } from "./placement.ts";
 import { AttributeType, onnx, onnxType } from "./proto.ts";
 
 type Ref = emission.Ref;

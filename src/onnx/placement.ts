@@ -3,19 +3,6 @@ import { type Branch, captures, whenOp } from "../ops/index.ts";
 
 const branchesOf = (n: Node): Branch[] => (n.op === whenOp ? [n.attrs.then as Branch, n.attrs.otherwise as Branch] : []);
 
-/** Every node that the results depend on, in the graphs that enclose them too. */
-export function reachable(results: readonly Tensor[]): Set<Node> {
-  const seen = new Set<Node>();
-  const stack = results.map((t) => t.node);
-  while (stack.length > 0) {
-    const n = stack.pop()!;
-    if (seen.has(n)) continue;
-    seen.add(n);
-    for (const t of Object.values(n.inputs)) if (t) stack.push(t.node);
-  }
-  return seen;
-}
-
 /**
  * Laziness for run-time gates: a node of the outer graph whose every reader sits in one branch of one gate (or was itself moved there) belongs
  * into that branch, where it costs nothing while the branch is not taken. Returns the branch graph of each node to move.

@@ -1,4 +1,4 @@
-import { type Dim, dimsEqual, divDims, mulDims, subDims, type Tensor } from "../graph/index.ts";
+import { type Dim, dimsEqual, divDims, formatShape, mulDims, type Shape, shapesEqual, subDims, type Tensor } from "../graph/index.ts";
 import { defineOp, type Op, shapeError } from "./define.ts";
 import { add, broadcastShapes, lessOrEqual, mul, sub, where } from "./elementwise.ts";
 import { contrib, int64s, node, result } from "./emission.ts";
@@ -73,10 +73,15 @@ const softmaxMatmulOp = defineOp<{ scores: Tensor; v: Tensor }, object>({
     return [node("MatMul", [weights, v]), weights];
   },
   // Σ_keys dp·p equals Σ_width dy·y, which is far smaller: one pass over the scores is saved (as in FlashAttention's backward).
-  grad: ({ v, outputs }, dy) => {
+  grad: ({ v, outputs }, dy, _attrs, [, dWeights]) => {
     const [y, weights] = outputs as [Tensor, Tensor];
     const delta = sum(mul(dy, y), -1, { keepDims: true });
-    return { scores: mul(weights, sub(matmul(dy, v, { transposeB: true }), delta)), v: matmul(weights, dy, { transposeA: true }) };
+    const scores = mul(weights, sub(matmul(dy, v, { transposeB: true }), delta));
+    return {
+      // The weights themselves have a gradient only in second derivatives, because this gradient reads them.
+      scores: dWeights ? add(scores, mul(weights, sub(dWeights, sum(mul(dWeights, weights), -1, { keepDims: true })))) : scores,
+      v: matmul(weights, dy, { transposeA: true }),
+    };
   },
 });
 
@@ -103,6 +108,13 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: { mask?: Ten
   if (typeof groups !== "number")
     throw shapeError("Attention", operands, `${heads} query heads cannot share ${kvHeads} key/value heads evenly`);
   if (typeof width !== "number") throw shapeError("Attention", operands, "the width of a head must be a number");
+  if (!dimsEqual(k.shape[3]!, width)) throw shapeError("Attention", operands, "q and k must have one width");
+  if (!shapesEqual(k.shape.slice(0, 3), v.shape.slice(0, 3)) || !dimsEqual(k.shape[0]!, batch))
+    throw shapeError("Attention", operands, "k and v must agree in heads and length, and with q in the batch");
+  const full: Shape = [batch, heads, queries, keys];
+  const fitted = options.mask && broadcastShapes(options.mask.shape, full);
+  if (options.mask && !(fitted && shapesEqual(fitted, full)))
+    throw shapeError("Attention", operands, `the mask does not broadcast to ${formatShape(full)}`);
   // The heads of one group stand one below the other, so that keys and values need no copies.
   const rows = mulDims(groups, queries);
   const scores = matmul(reshape(q, [batch, kvHeads, rows, width]), k, { transposeB: true, alpha: options.scale ?? 1 / Math.sqrt(width) });

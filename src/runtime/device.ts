@@ -152,8 +152,9 @@ export class Program {
     return Object.fromEntries(outputs.map((name) => [name, fromOrt(results[name]!)]));
   }
 
-  /** Frees the session. */
+  /** Frees the session; writes its profile when the device was asked for one. */
   async dispose(): Promise<void> {
+    this.#session.endProfiling();
     await this.#session.release();
   }
 }

@@ -1,0 +1,17 @@
+import type { HostTensor } from "../runtime/index.ts";
+
+/** One batch: what the program is fed, and what it holds. */
+export interface Batch {
+  feeds: Readonly<Record<string, HostTensor>>;
+  /** Tokens (or other positions) that the model reads, padding not counted. */
+  tokens: number;
+  examples: number;
+  /** Where the batch comes from, for messages about it (`examples 17, 4, 256 of mail.jsonl`). */
+  description: string;
+}
+
+/** Batches as a pure function of the step (from 0), so that a resumed run sees what an uninterrupted one would have seen. */
+export interface BatchSource {
+  readonly batchesPerEpoch: number;
+  batch(step: number): Batch;
+}

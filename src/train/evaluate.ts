@@ -1,0 +1,40 @@
+import type { BatchSource } from "../data/index.ts";
+import type { Device, HostTensor } from "../runtime/index.ts";
+import { jit, type Jit } from "../runtime/index.ts";
+import type { Objective } from "./objectives.ts";
+
+export interface Evaluation {
+  /** Σ total / Σ weight over the whole source, in nats for a cross-entropy. */
+  loss: number;
+  weight: number;
+}
+
+/** A program that evaluates an objective without training; it reads the variables' present values. */
+export class Evaluator {
+  readonly #program: Jit<string, string>;
+
+  constructor(device: Device, objective: Objective) {
+    this.#program = jit(device, (inputs) => {
+      const { total, weight, outputs } = objective.trace(inputs);
+      return { total, weight, ...outputs };
+    });
+  }
+
+  /** Runs over one epoch of `source`; `visit` sees each batch's further outputs. */
+  async run(source: BatchSource, visit?: (step: number, outputs: Record<string, HostTensor>) => void, onProgress?: (done: number, of: number) => void): Promise<Evaluation> {
+    let total = 0;
+    let weight = 0;
+    for (let step = 0; step < source.batchesPerEpoch; step++) {
+      const out = await this.#program(source.batch(step).feeds);
+      total += Number(out.total!.data[0]);
+      weight += Number(out.weight!.data[0]);
+      visit?.(step, out);
+      onProgress?.(step + 1, source.batchesPerEpoch);
+    }
+    return { loss: weight === 0 ? Number.NaN : total / weight, weight };
+  }
+
+  dispose(): Promise<void> {
+    return this.#program.dispose();
+  }
+}
