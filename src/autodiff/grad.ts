@@ -1,4 +1,4 @@
-import { atPath, EspalierError, formatShape, isFloat, type Node, type Tensor } from "../graph/index.ts";
+import { atPath, EspalierError, formatShape, type Graph, isFloat, type Node, type Tensor } from "../graph/index.ts";
 import { type AnyOp, add, fill, whenOp, zerosLike } from "../ops/index.ts";
 import { whenGradient } from "./when.ts";
 
@@ -17,9 +17,17 @@ export function grad(loss: Tensor, wrt: readonly Tensor[], seed?: Tensor): Tenso
   return vjp([loss], [seed ?? fill(loss.shape, 1, loss.dtype)], wrt).map((g, i) => g ?? zerosLike(wrt[i]!));
 }
 
-/** As {@link grad}, for several outputs with a gradient each; undefined where nothing flows. */
-export function vjp(outputs: readonly Tensor[], seeds: readonly (Tensor | undefined)[], wrt: readonly Tensor[]): (Tensor | undefined)[] {
-  const onPath = dependents(outputs, wrt);
+/**
+ * As {@link grad}, for several outputs with a gradient each; undefined where nothing flows. With `within`, only nodes of that graph are
+ * differentiated and all values from outside count as independent, even where one depends on another.
+ */
+export function vjp(
+  outputs: readonly Tensor[],
+  seeds: readonly (Tensor | undefined)[],
+  wrt: readonly Tensor[],
+  within?: Graph,
+): (Tensor | undefined)[] {
+  const onPath = dependents(outputs, wrt, within);
   const gradients = new Map<Tensor, Tensor>();
   const accumulate = (t: Tensor, g: Tensor) => {
     const sofar = gradients.get(t);
@@ -51,14 +59,14 @@ function nodeGradient(node: Node, dys: readonly (Tensor | undefined)[]): Record<
 }
 
 /** The nodes through which a gradient can reach one of `wrt` from `outputs`: ancestors of the outputs that depend on `wrt` by differentiable values. */
-function dependents(outputs: readonly Tensor[], wrt: readonly Tensor[]): Set<Node> {
+function dependents(outputs: readonly Tensor[], wrt: readonly Tensor[], within: Graph | undefined): Set<Node> {
   const wanted = new Set(wrt);
   const reaches = new Map<Node, boolean>();
   const stack: { node: Node; expanded: boolean }[] = outputs.map((t) => ({ node: t.node, expanded: false }));
   // An explicit stack: deep models would overflow the call stack.
   while (stack.length > 0) {
     const { node, expanded } = stack.pop()!;
-    if (reaches.has(node)) continue;
+    if (reaches.has(node) || (within && node.graph !== within)) continue;
     const operands = Object.values(node.inputs).filter((t): t is Tensor => t !== undefined && isFloat(t.dtype));
     if (!expanded) {
       stack.push({ node, expanded: true });

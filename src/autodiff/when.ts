@@ -1,4 +1,4 @@
-import { isFloat, type Node, type Tensor } from "../graph/index.ts";
+import { currentGraph, isFloat, type Node, type Tensor } from "../graph/index.ts";
 import { type Branch, branch, inline, whenOf, zerosLike } from "../ops/index.ts";
 import { vjp } from "./grad.ts";
 
@@ -7,7 +7,7 @@ import { vjp } from "./grad.ts";
  * A captured tensor that a branch does not read gets zeros from it.
  */
 export function whenGradient(node: Node, dys: readonly (Tensor | undefined)[]): Record<string, Tensor | undefined> {
-  const { then, otherwise } = node.attrs as unknown as { then: Branch; otherwise: Branch };
+  const { open, closed } = node.attrs as unknown as { open: Branch; closed: Branch };
   const names = Object.keys(node.inputs).filter((name) => name !== "gate" && isFloat(node.inputs[name]!.dtype));
   const operands = names.map((name) => node.inputs[name]!);
   const backward = (forward: Branch): Branch =>
@@ -17,9 +17,11 @@ export function whenGradient(node: Node, dys: readonly (Tensor | undefined)[]): 
         forward.results.map((t) => values.get(t) ?? t),
         dys,
         operands,
+        // One captured value may depend on another: the outer graph adds that part, so it must not be counted here.
+        currentGraph(),
       );
       return gradients.map((g, i) => g ?? zerosLike(operands[i]!));
     });
-  const gradients = whenOf(node.inputs.gate!, backward(then), backward(otherwise));
+  const gradients = whenOf(node.inputs.gate!, backward(open), backward(closed));
   return Object.fromEntries(names.map((name, i) => [name, gradients[i]]));
 }

@@ -1,7 +1,7 @@
 import { constantOp, type Graph, inputOp, type Node, type Tensor, variableOp } from "../graph/index.ts";
 import { type Branch, captures, whenOp } from "../ops/index.ts";
 
-const branchesOf = (n: Node): Branch[] => (n.op === whenOp ? [n.attrs.then as Branch, n.attrs.otherwise as Branch] : []);
+const branchesOf = (n: Node): Branch[] => (n.op === whenOp ? [n.attrs.open as Branch, n.attrs.closed as Branch] : []);
 
 /**
  * Laziness for run-time gates: a node of the outer graph whose every reader sits in one branch of one gate (or was itself moved there) belongs

@@ -9,8 +9,9 @@ export interface Branch {
 }
 
 interface WhenAttrs {
-  then: Branch;
-  otherwise: Branch;
+  /** What runs when the gate is true. */
+  open: Branch;
+  closed: Branch;
 }
 
 /** The operands of a `when` node: the gate, and every outer tensor that a branch reads (`capture0`, …). */
@@ -18,12 +19,12 @@ type WhenInputs = Operands & { gate: Tensor };
 
 export const whenOp = defineOp<WhenInputs, WhenAttrs>({
   name: "When",
-  type: ({ gate }, { then, otherwise }) => {
+  type: ({ gate }, { open, closed }) => {
     if (gate.dtype !== "bool" || !dimsEqual(sizeOf(gate.shape), 1)) throw shapeError("When", { gate }, "the gate must be one bool");
-    if (then.results.length !== otherwise.results.length)
-      throw shapeError("When", { gate }, `the branches return ${then.results.length} and ${otherwise.results.length} tensors`);
-    return then.results.map((a, i) => {
-      const b = otherwise.results[i]!;
+    if (open.results.length !== closed.results.length)
+      throw shapeError("When", { gate }, `the branches return ${open.results.length} and ${closed.results.length} tensors`);
+    return open.results.map((a, i) => {
+      const b = closed.results[i]!;
       if (a.dtype !== b.dtype || !shapesEqual(a.shape, b.shape)) {
         throw shapeError(
           "When",
@@ -34,9 +35,9 @@ export const whenOp = defineOp<WhenInputs, WhenAttrs>({
       return { dtype: a.dtype, shape: a.shape };
     });
   },
-  emit: ({ gate }, { then, otherwise }) => {
-    const first = node("If", [gate], { then_branch: then, else_branch: otherwise }, { outputs: then.results.length });
-    return then.results.map((_, i) => result(first, i));
+  emit: ({ gate }, { open, closed }) => {
+    const first = node("If", [gate], { then_branch: open, else_branch: closed }, { outputs: open.results.length });
+    return open.results.map((_, i) => result(first, i));
   },
   // The gradient of a branch recomputes the branch's values: nothing is saved for a branch that did not run. See autodiff/when.ts.
 });
@@ -69,10 +70,10 @@ export function when(gate: Tensor, then: () => readonly Tensor[], otherwise: () 
 }
 
 /** As {@link when}, of branches that are traced already. */
-export function whenOf(gate: Tensor, then: Branch, otherwise: Branch): readonly Tensor[] {
-  const outer = [...new Set([...captures(then), ...captures(otherwise)])];
+export function whenOf(gate: Tensor, open: Branch, closed: Branch): readonly Tensor[] {
+  const outer = [...new Set([...captures(open), ...captures(closed)])];
   const inputs: WhenInputs = { gate, ...Object.fromEntries(outer.map((t, i) => [`capture${i}`, t])) };
-  return whenOp.all(inputs, { then, otherwise });
+  return whenOp.all(inputs, { open, closed });
 }
 
 /** Copies the nodes of `graph` into the graph being traced; `replace` says which outer or inner tensors are others now. Returns the map. */
@@ -89,8 +90,8 @@ export function inline(graph: Graph, replace: Map<Tensor, Tensor> = new Map()): 
           return { graph: inner, results: b.results.map((t) => map.get(t) ?? t) };
         });
       };
-      const { then, otherwise } = n.attrs as unknown as WhenAttrs;
-      attrs = { then: copyBranch(then), otherwise: copyBranch(otherwise) };
+      const { open, closed } = n.attrs as unknown as WhenAttrs;
+      attrs = { open: copyBranch(open), closed: copyBranch(closed) };
     }
     const copy = target.add(n.op as AnyOp, inputs, attrs, n.outputs);
     for (const [i, t] of n.outputs.entries()) replace.set(t, copy.outputs[i]!);

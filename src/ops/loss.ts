@@ -1,10 +1,10 @@
-import { dimsEqual, type Tensor } from "../graph/index.ts";
+import { dimsEqual, shapesEqual, type Tensor } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
-import { cast, div, equal, exp, logicalNot, mul, sub, where } from "./elementwise.ts";
+import { add, cast, div, equal, exp, logicalNot, mul, neg, sub, where } from "./elementwise.ts";
 import { int64s, node, scalar } from "./emission.ts";
-import { scatterElementsAdd } from "./indexing.ts";
-import { unsqueeze } from "./movement.ts";
-import { sum } from "./reduce.ts";
+import { gatherElements, scatterElementsAdd } from "./indexing.ts";
+import { squeeze, unsqueeze } from "./movement.ts";
+import { mean, sum } from "./reduce.ts";
 
 export interface CrossEntropyOptions {
   /** Targets with this id contribute exactly nothing. Default −100. */
@@ -31,11 +31,17 @@ const crossEntropyOp = defineOp<{ logits: Tensor; targets: Tensor; weights: Tens
     return [node("Mul", [smoothed, weights]), logProbabilities];
   },
   // d logits = (softmax − target distribution) · weight · dy, with one scatter in place of a dense one-hot
-  grad: ({ logits, targets, weights, outputs }, dy, { smoothing }) => {
+  grad: ({ logits, targets, weights, outputs }, dy, { smoothing }, [, dLogProbabilities]) => {
     const scale = unsqueeze(mul(dy, weights), -1);
-    const probabilities = exp(outputs[1]!);
+    const logProbabilities = outputs[1]!;
+    const probabilities = exp(logProbabilities);
     const dense = mul(smoothing === 0 ? probabilities : sub(probabilities, smoothing / (logits.shape.at(-1) as number)), scale);
-    return { logits: scatterElementsAdd(dense, unsqueeze(targets, -1), mul(scale, smoothing - 1), -1) };
+    const direct = scatterElementsAdd(dense, unsqueeze(targets, -1), mul(scale, smoothing - 1), -1);
+    // The log-probabilities have a gradient of their own only in second derivatives, because this gradient reads them.
+    const further = dLogProbabilities && sub(dLogProbabilities, mul(probabilities, sum(dLogProbabilities, -1, { keepDims: true })));
+    const nll = neg(squeeze(gatherElements(logProbabilities, unsqueeze(targets, -1)), -1));
+    const loss = smoothing === 0 ? nll : sub(mul(nll, 1 - smoothing), mul(mean(logProbabilities, -1), smoothing));
+    return { logits: further ? add(direct, further) : direct, weights: mul(dy, loss) };
   },
 });
 
@@ -51,9 +57,16 @@ export function crossEntropyPerTarget(
   if (targets.dtype !== "int64" || targets.rank !== logits.rank - 1 || targets.shape.some((d, i) => !dimsEqual(d, logits.shape[i]!))) {
     throw shapeError("CrossEntropy", { logits, targets }, "targets must be int64 and have the shape of the logits without the last axis");
   }
+  const given = options.weights;
+  if (given && (given.dtype !== logits.dtype || !shapesEqual(given.shape, targets.shape)))
+    throw shapeError(
+      "CrossEntropy",
+      { logits, targets, weights: given },
+      "weights must have the dtype of the logits and the shape of the targets",
+    );
   const counted = logicalNot(equal(targets, options.ignoreIndex ?? -100));
   const present = cast(counted, logits.dtype);
-  const weights = options.weights ? mul(present, options.weights) : present;
+  const weights = given ? mul(present, given) : present;
   return {
     losses: crossEntropyOp({ logits, targets: where(counted, targets, 0), weights }, { smoothing: options.labelSmoothing ?? 0 }),
     weights,

@@ -1,6 +1,6 @@
 import { dimsEqual, type Tensor } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
-import { mul, sub } from "./elementwise.ts";
+import { add, div, mul, sub } from "./elementwise.ts";
 import { float, int64s, node, result, scalar } from "./emission.ts";
 import { mean, sumTo } from "./reduce.ts";
 
@@ -15,7 +15,7 @@ const rmsNormOp = defineOp<{ x: Tensor; weight: Tensor }, { epsilon: number }>({
     ];
   },
   emit: ({ x, weight }, { epsilon }, { provider, inputs }) => {
-    if (provider === "webgpu") {
+    if (provider === "webgpu" || inputs.x.dtype === "float64") {
       const square = node("Mul", [x, x]);
       const meanSquare = node("ReduceMean", [square, int64s([-1])], { keepdims: 1 });
       const inverse = node("Reciprocal", [node("Sqrt", [node("Add", [meanSquare, scalar(inputs.x.dtype, epsilon)])])]);
@@ -25,10 +25,12 @@ const rmsNormOp = defineOp<{ x: Tensor; weight: Tensor }, { epsilon: number }>({
     return [y, result(y, 1)];
   },
   // With r = 1/rms and g = dy·w:  dx = r·(g − x·r²·mean(g·x)),  dw = Σ dy·x·r
-  grad: ({ x, weight, outputs }, dy) => {
+  grad: ({ x, weight, outputs }, dy, _attrs, [, dr]) => {
     const r = outputs[1]!;
     const g = mul(dy, weight);
-    const coefficient = mul(mul(mul(r, r), r), mean(mul(g, x), -1, { keepDims: true }));
+    const along = mean(mul(g, x), -1, { keepDims: true });
+    // r has a gradient of its own only in second derivatives, because this gradient reads it: dr/dx = −x·r³/n.
+    const coefficient = mul(mul(mul(r, r), r), dr ? add(along, div(dr, x.shape.at(-1) as number)) : along);
     return { x: sub(mul(g, r), mul(x, coefficient)), weight: sumTo(mul(mul(dy, x), r), weight.shape) };
   },
 });
