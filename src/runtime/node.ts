@@ -13,15 +13,23 @@ export interface CpuOptions {
 }
 
 /** ONNX Runtime on this machine's processor. */
-export function cpu(options: CpuOptions = {}): Device {
+export const cpu = (options: CpuOptions = {}): Device => nativeDevice("cpu", ["cpu"], options);
+
+/**
+ * ONNX Runtime on this machine's graphics processor, through WebGPU (Vulkan, Metal or Direct3D 12). Operators that the provider lacks run on
+ * the processor.
+ */
+export const webgpu = (options: CpuOptions = {}): Device => nativeDevice("webgpu", ["webgpu", "cpu"], options);
+
+function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], options: CpuOptions): Device {
   const files = new ModelFiles();
   const platform: Platform = {
     ort,
-    provider: "cpu",
+    provider,
     load: readStorage,
     async open(traced, encodeWith) {
       const sessionOptions: ort.InferenceSession.SessionOptions = {
-        executionProviders: ["cpu"],
+        executionProviders,
         graphOptimizationLevel: "all",
         intraOpNumThreads: options.threads ?? availableParallelism(),
         interOpNumThreads: 1,

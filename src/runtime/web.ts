@@ -1,0 +1,37 @@
+import * as ort from "onnxruntime-web/wasm";
+import { EspalierError } from "../graph/index.ts";
+import { Device, type Platform } from "./device.ts";
+
+export interface WasmOptions {
+  /** Threads of one operator; more than one needs a page that is cross-origin isolated. Default: ONNX Runtime's choice. */
+  threads?: number;
+}
+
+/** ONNX Runtime compiled to WebAssembly: runs in every browser, and in Node without native code. Weights are held in memory. */
+export function wasm(options: WasmOptions = {}): Device {
+  if (options.threads !== undefined) ort.env.wasm.numThreads = options.threads;
+  const platform: Platform = {
+    ort,
+    provider: "wasm",
+    load(storage) {
+      if (storage.kind === "memory") return storage.data;
+      throw new EspalierError("no-files", `The browser cannot read ${storage.file}: load the checkpoint into memory first.`);
+    },
+    async open(_traced, encodeWith) {
+      const model = encodeWith();
+      try {
+        const session = await ort.InferenceSession.create(model.bytes, {
+          executionProviders: ["wasm"],
+          graphOptimizationLevel: "all",
+          logSeverityLevel: 3,
+        });
+        return { session, model };
+      } catch (cause) {
+        throw new EspalierError("session", `ONNX Runtime refused the compiled graph: ${cause instanceof Error ? cause.message : cause}`, {
+          cause,
+        });
+      }
+    },
+  };
+  return new Device(platform);
+}
