@@ -1,6 +1,6 @@
 import { grad } from "../autodiff/index.ts";
 import { assign, EspalierError, type MemoryStorage, read, type Tensor, type TensorType, type Traced, trace, Variable } from "../graph/index.ts";
-import { floats, type Parameter } from "../nn/index.ts";
+import { floats, inTraining, type Parameter } from "../nn/index.ts";
 import { add, div, fill, minimum, mul, sqrt, sum } from "../ops/index.ts";
 import type { Objective } from "./objectives.ts";
 import type { OptimizerState } from "./optimizers.ts";
@@ -45,7 +45,7 @@ function requireParameters(parameters: readonly Parameter[]): void {
 export function traceStep(types: Record<string, TensorType>, options: StepOptions): Traced {
   requireParameters(options.parameters);
   return trace({ ...types, ...scalarTypes(options.optimizer) }, (inputs) => {
-    const { total, weight } = options.objective.trace(inputs);
+    const { total, weight } = inTraining(() => options.objective.trace(inputs));
     const gradients = grad(div(total, weight), options.parameters.map((p) => p.value));
     return { total, weight, gradientNorm: applyGradients(gradients, inputs, options) };
   });
@@ -67,7 +67,7 @@ export class Accumulator {
   /** Adds the gradients of one batch's total loss to the sums. */
   traceBatch(types: Record<string, TensorType>): Traced {
     return trace(types, (inputs) => {
-      const { total, weight } = this.#options.objective.trace(inputs);
+      const { total, weight } = inTraining(() => this.#options.objective.trace(inputs));
       const gradients = grad(total, this.#options.parameters.map((p) => p.value));
       for (const [i, sumVariable] of [...this.#sums.values()].entries()) assign(sumVariable, add(read(sumVariable), gradients[i]!));
       assign(this.#weight, add(read(this.#weight), weight));

@@ -1,0 +1,36 @@
+import { EspalierError, nearestNames } from "../../graph/index.ts";
+import { Linear, type Module } from "../../nn/index.ts";
+
+/** Which Linears an adapter goes on: endings of module paths (`q_proj`), one regular expression for the whole path, or all but the head. */
+export type Targets = readonly string[] | string;
+
+/** The Linears that `targets` choose, with their paths. Heads in `excluded` are trained in full and never adapted. */
+export function findTargets(model: Module, targets: Targets, excluded: readonly string[] = []): [path: string, layer: Linear][] {
+  const isExcluded = (path: string) => excluded.some((name) => path === name || path.endsWith(`.${name}`));
+  const linears = [...model.namedModules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear && !isExcluded(entry[0]));
+  const matches = matcher(targets);
+  const found = linears.filter(([path]) => matches(path));
+  const unmatched = typeof targets === "string" ? (found.length === 0 ? [targets] : []) : targets.filter((t) => !linears.some(([path]) => endsWithName(path, t)));
+  if (unmatched.length > 0 || found.length === 0) {
+    const endings = [...new Set(linears.map(([path]) => path.split(".").at(-1)!))];
+    const [first = ""] = unmatched;
+    throw new EspalierError(
+      "no-target",
+      `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no Linear of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's Linears are called ${endings.join(", ")}.`,
+    );
+  }
+  return found;
+}
+
+const endsWithName = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+
+function matcher(targets: Targets): (path: string) => boolean {
+  if (typeof targets !== "string") return (path) => targets.some((name) => endsWithName(path, name));
+  if (targets === "all-linear") return (path) => !endsWithName(path, "lm_head");
+  try {
+    const expression = new RegExp(`^(?:${targets})$`);
+    return (path) => expression.test(path);
+  } catch (cause) {
+    throw new EspalierError("bad-option", `targets: ${JSON.stringify(targets)} is not a regular expression: ${cause instanceof Error ? cause.message : cause}`, { cause });
+  }
+}

@@ -1,0 +1,36 @@
+import type { z } from "zod";
+import { EspalierError } from "../graph/index.ts";
+import type { Method } from "../train/method.ts";
+
+/** What the catalogue says of a method. */
+export interface MethodCard {
+  /** Kebab-case name, unique in the catalogue. */
+  slug: string;
+  family: string;
+  /** One line. */
+  summary: string;
+  paper: { title: string; authors: string; year: number };
+  /** The parts of training that it changes. */
+  seams: readonly ("weights" | "selection" | "objective" | "data" | "search" | "program" | "model")[];
+}
+
+/** A method of the catalogue: call it with options to get what the trainer takes. */
+export interface MethodFactory<Input, M extends Method = Method> {
+  (options?: Input): M;
+  readonly card: MethodCard;
+  /** Options with types and defaults. */
+  readonly schema: z.ZodType;
+}
+
+/** Defines a method: its card, its options and what it does. Wrong options are refused with the name of the option. */
+export function defineMethod<S extends z.ZodType, M extends Method>(card: MethodCard, schema: S, create: (options: z.output<S>) => M): MethodFactory<z.input<S>, M> {
+  const factory = (options?: z.input<S>): M => {
+    const parsed = schema.safeParse(options ?? {});
+    if (!parsed.success) {
+      const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "options"}: ${issue.message}`);
+      throw new EspalierError("bad-option", `${card.slug}: wrong options:\n${problems.join("\n")}`);
+    }
+    return create(parsed.data);
+  };
+  return Object.assign(factory, { card, schema });
+}
