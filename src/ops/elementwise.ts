@@ -1,6 +1,6 @@
 import { currentGraph, type DType, dimsEqual, isFloat, type Shape, shapesEqual, type Tensor, type TensorType } from "../graph/index.ts";
 import { defineOp, type Op, shapeError } from "./define.ts";
-import { node, type Ref, scalar, scalarData } from "./emission.ts";
+import { node, type Provider, type Ref, scalar, scalarData } from "./emission.ts";
 import { onesLike } from "./movement.ts";
 import { sumTo } from "./reduce.ts";
 
@@ -94,15 +94,39 @@ type Unary = { x: Tensor };
 function unary(
   name: string,
   gradient: ((x: Tensor, y: Tensor, dy: Tensor) => Tensor) | undefined,
-  emit = (x: Ref, _type: TensorType): Ref => node(name, [x]),
+  emit = (x: Ref, _type: TensorType, _provider: Provider): Ref => node(name, [x]),
 ): (x: Tensor) => Tensor {
   const op = defineOp<Unary, object>({
     name,
     type: ({ x }) => ({ dtype: x.dtype, shape: x.shape }),
-    emit: ({ x }, _attrs, { inputs }) => emit(x, inputs.x),
+    emit: ({ x }, _attrs, { inputs, provider }) => emit(x, inputs.x, provider),
     ...(gradient && { grad: ({ x, y }, dy) => ({ x: gradient(x, y, dy) }) }),
   });
   return (x) => op({ x }, {});
+}
+
+/**
+ * sin x (phase 0) or cos x (phase ½). Graphics processors compute both to three or four digits, and to none for large x.
+ * x = (k + phase)·π + r with |r| ≤ π/2 leaves ±sin r, for which a few terms of the series give float32's whole accuracy.
+ */
+function sineByPolynomial(x: Ref, dtype: DType, phase: 0 | 0.5): Ref {
+  const number = (value: number) => scalar(dtype, value);
+  const k = node("Round", [node("Sub", [node("Mul", [x, number(1 / Math.PI)]), number(phase)])]);
+  const turns = node("Add", [k, number(phase)]);
+  // π in three parts of few digits each, so that their products with k are exact (Cody and Waite).
+  const r = [3.140625, 9.67502593994140625e-4, 1.5099579909783765e-7].reduce(
+    (rest, part) => node("Sub", [rest, node("Mul", [turns, number(part)])]),
+    x,
+  );
+  const square = node("Mul", [r, r]);
+  const series = [1 / 362880, -1 / 5040, 1 / 120, -1 / 6, 1].reduce<Ref>(
+    (total, c) => node("Add", [node("Mul", [total, square]), number(c)]),
+    number(-1 / 39916800),
+  );
+  const half = node("Mul", [k, number(0.5)]);
+  const odd = node("Sub", [half, node("Floor", [half])]); // 0 or ½
+  const sign = node("Sub", [number(phase === 0 ? 1 : -1), node("Mul", [odd, number(phase === 0 ? 4 : -4)])]);
+  return node("Mul", [node("Mul", [r, series]), sign]);
 }
 
 const powConstant = defineOp<Unary, { exponent: number }>({
@@ -119,8 +143,16 @@ export const sqrt = unary("Sqrt", (_x, y, dy) => div(mul(dy, 0.5), y));
 export const reciprocal = unary("Reciprocal", (_x, y, dy) => neg(mul(dy, mul(y, y))));
 export const abs = unary("Abs", (x, _y, dy) => mul(dy, sign(x)));
 export const sign = unary("Sign", undefined);
-export const sin = unary("Sin", (x, _y, dy) => mul(dy, cos(x)));
-export const cos = unary("Cos", (x, _y, dy) => neg(mul(dy, sin(x))));
+export const sin = unary(
+  "Sin",
+  (x, _y, dy) => mul(dy, cos(x)),
+  (x, type, provider) => (provider === "webgpu" ? sineByPolynomial(x, type.dtype, 0) : node("Sin", [x])),
+);
+export const cos = unary(
+  "Cos",
+  (x, _y, dy) => neg(mul(dy, sin(x))),
+  (x, type, provider) => (provider === "webgpu" ? sineByPolynomial(x, type.dtype, 0.5) : node("Cos", [x])),
+);
 export const tanh = unary("Tanh", (_x, y, dy) => mul(dy, sub(1, mul(y, y))));
 export const sigmoid = unary("Sigmoid", (_x, y, dy) => mul(dy, mul(y, sub(1, y))));
 export const relu = unary("Relu", (x, _y, dy) => where(greater(x, 0), dy, 0));

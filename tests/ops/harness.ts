@@ -35,7 +35,7 @@ export interface OpCase<K extends string> {
   /** The elements of the output (of each output, when `fn` returns several), computed by hand or by another formula. */
   expected: readonly number[] | readonly (readonly number[])[];
   /** Inputs to differentiate by; default: every float one. */
-  wrt?: readonly K[];
+  wrt?: readonly NoInfer<K>[];
   /** Inputs too large, or points too rough, for differences by every element: only values are checked. */
   gradient?: boolean;
   /** Check the derivative of the gradient too. */
@@ -262,8 +262,8 @@ export function checkSymbolic<K extends string>(
     inputs: Record<K, readonly (number | string)[]>;
     sizes: readonly Record<string, number>[];
     fn: (inputs: Operands<K>) => Tensor | readonly Tensor[];
-    make?: Partial<Record<K, (shape: readonly number[]) => Values>>;
-    wrt?: readonly K[];
+    make?: Partial<Record<NoInfer<K>, (shape: readonly number[]) => Values>>;
+    wrt?: readonly NoInfer<K>[];
   },
 ): void {
   const shapes = Object.entries<readonly (number | string)[]>(c.inputs);

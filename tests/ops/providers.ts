@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { constants } from "node:os";
+import { dirname, join } from "node:path";
 import type { Device } from "../../src/runtime/device.ts";
 
 /**
@@ -10,10 +11,24 @@ const driver = ["/usr/lib/chromium", "/usr/lib64/chromium", "/usr/lib/chromium-b
   .map((directory) => join(directory, "vk_swiftshader_icd.json"))
   .find((file) => existsSync(file));
 
-// Vulkan's loader reads these once, when ONNX Runtime first looks for a GPU.
 if (driver) {
+  // Vulkan's loader reads these once, when ONNX Runtime first looks for a GPU.
   process.env.VK_ICD_FILENAMES ??= driver;
   process.env.VK_DRIVER_FILES ??= driver;
+  preload(join(dirname(driver), "libvulkan.so.1"));
+}
+
+/**
+ * Loads a shared library for good, so that a later search for its name finds it: Chromium ships Vulkan's loader in a directory of its own,
+ * and LD_LIBRARY_PATH is read only when a process starts.
+ */
+function preload(library: string): void {
+  const RTLD_NODELETE = 0x1000;
+  try {
+    process.dlopen({ exports: {} }, library, constants.dlopen.RTLD_NOW | constants.dlopen.RTLD_GLOBAL | RTLD_NODELETE);
+  } catch {
+    // Node looked for an addon in it and found none; the library stays loaded.
+  }
 }
 
 const open: Record<string, () => Promise<Device>> = {
