@@ -32,16 +32,20 @@ export interface AdamWOptions {
   betas?: readonly [number, number];
   /** Default 1e-8. */
   epsilon?: number;
-  /** Decoupled weight decay, applied to parameters with two or more axes. Default 0. */
+  /** Decoupled weight decay. Default 0. */
   weightDecay?: number;
+  /** Which parameters decay. Default: those with two or more axes, so that biases and norms do not. */
+  decays?: (parameter: Parameter) => boolean;
 }
+
+const isMatrix = (parameter: Parameter): boolean => parameter.shape.length > 1;
 
 /**
  * Adam with decoupled weight decay and bias correction (Loshchilov and Hutter, "Decoupled Weight Decay Regularization").
  * The moments are kept divided by (1 − β), which saves two passes over every parameter: m = (1 − β₁)·M, v = (1 − β₂)·V.
  */
 export function adamW(options: AdamWOptions): Optimizer & { learningRate: number } {
-  const resolved = { betas: [0.9, 0.999] as const, epsilon: 1e-8, weightDecay: 0, ...options };
+  const resolved = { betas: [0.9, 0.999] as const, epsilon: 1e-8, weightDecay: 0, decays: isMatrix, ...options };
   const [beta1, beta2] = resolved.betas;
   return {
     name: "adamw",
@@ -67,7 +71,7 @@ export function adamW(options: AdamWOptions): Optimizer & { learningRate: number
           const nextV = add(mul(read(v), beta2), mul(gradient, gradient));
           assign(m, nextM);
           assign(v, nextV);
-          const decayed = resolved.weightDecay > 0 && parameter.shape.length > 1 ? mul(parameter.value, decay!) : parameter.value;
+          const decayed = resolved.weightDecay > 0 && resolved.decays(parameter) ? mul(parameter.value, decay!) : parameter.value;
           assign(parameter, sub(decayed, div(mul(nextM, stepSize!), add(sqrt(nextV), epsilon!))));
         },
       };
@@ -80,14 +84,16 @@ export interface SgdOptions {
   /** Default 0: no momentum, no state. */
   momentum?: number;
   nesterov?: boolean;
-  /** Decoupled weight decay, applied to parameters with two or more axes. Default 0. */
+  /** Weight decay as an L2 term of the gradient (coupled, as in PyTorch). Default 0. */
   weightDecay?: number;
+  /** Which parameters decay. Default: those with two or more axes. */
+  decays?: (parameter: Parameter) => boolean;
 }
 
 /** Stochastic gradient descent with PyTorch's momentum: b ← μ·b + g, p ← p − lr·b. */
 export function sgd(options: SgdOptions): Optimizer & { learningRate: number } {
-  const resolved = { momentum: 0, nesterov: false, weightDecay: 0, ...options };
-  const { momentum, nesterov, weightDecay } = resolved;
+  const resolved = { momentum: 0, nesterov: false, weightDecay: 0, decays: isMatrix, ...options };
+  const { momentum, nesterov, weightDecay, decays } = resolved;
   return {
     name: "sgd",
     learningRate: resolved.learningRate,
@@ -96,8 +102,9 @@ export function sgd(options: SgdOptions): Optimizer & { learningRate: number } {
       const buffers = new Map(momentum === 0 ? [] : parameters.map((p) => [p, zeroState(p, "momentum_buffer")] as const));
       return {
         variables: [...buffers.values()],
-        scalars: (_step, learningRate) => ({ learningRate, decay: 1 - learningRate * weightDecay }),
-        update(parameter, gradient, { learningRate, decay }) {
+        scalars: (_step, learningRate) => ({ learningRate }),
+        update(parameter, rawGradient, { learningRate }) {
+          const gradient = weightDecay > 0 && decays(parameter) ? add(rawGradient, mul(parameter.value, weightDecay)) : rawGradient;
           const buffer = buffers.get(parameter);
           let direction = gradient;
           if (buffer) {
@@ -105,8 +112,7 @@ export function sgd(options: SgdOptions): Optimizer & { learningRate: number } {
             assign(buffer, next);
             direction = nesterov ? add(gradient, mul(next, momentum)) : next;
           }
-          const decayed = weightDecay > 0 && parameter.shape.length > 1 ? mul(parameter.value, decay!) : parameter.value;
-          assign(parameter, sub(decayed, mul(direction, learningRate!)));
+          assign(parameter, sub(parameter.value, mul(direction, learningRate!)));
         },
       };
     },
