@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { bools, checkOp, checkRejects, checkSymbolic, host, sample, values, vector } from "../../tests/ops/harness.ts";
+import { bools, checkOp, checkRejects, checkSymbolic, host, sample, vector } from "../../tests/ops/harness.ts";
 import { device } from "../../tests/ops/providers.ts";
 import { grad } from "../autodiff/index.ts";
 import { type Tensor, trace } from "../graph/index.ts";

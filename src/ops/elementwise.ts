@@ -114,7 +114,7 @@ function sineByPolynomial(x: Ref, dtype: DType, phase: 0 | 0.5): Ref {
   const k = node("Round", [node("Sub", [node("Mul", [x, number(1 / Math.PI)]), number(phase)])]);
   const turns = node("Add", [k, number(phase)]);
   // π in three parts of few digits each, so that their products with k are exact (Cody and Waite).
-  const r = [3.140625, 9.67502593994140625e-4, 1.5099579909783765e-7].reduce(
+  const r = [3.140625, 9.675025939941406e-4, 1.5099579909783765e-7].reduce(
     (rest, part) => node("Sub", [rest, node("Mul", [turns, number(part)])]),
     x,
   );

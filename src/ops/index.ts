@@ -1,5 +1,6 @@
 export * from "./attention.ts";
 export * from "./control.ts";
+export { type ConvOptions, type ConvTransposeOptions, conv1d, conv2d, convTranspose1d, convTranspose2d } from "./conv.ts";
 export * from "./define.ts";
 export * from "./elementwise.ts";
 export type { Provider } from "./emission.ts";
@@ -10,5 +11,6 @@ export * from "./loss.ts";
 export * from "./matmul.ts";
 export * from "./movement.ts";
 export * from "./norm.ts";
+export * from "./pool.ts";
 export * from "./reduce.ts";
 export * from "./softmax.ts";
