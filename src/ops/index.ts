@@ -11,6 +11,7 @@ export * from "./loss.ts";
 export * from "./matmul.ts";
 export * from "./movement.ts";
 export * from "./norm.ts";
+export * from "./pairwise-loss.ts";
 export * from "./pool.ts";
 export * from "./reduce.ts";
 export * from "./softmax.ts";
