@@ -13,5 +13,6 @@ export * from "./movement.ts";
 export * from "./norm.ts";
 export * from "./pairwise-loss.ts";
 export * from "./pool.ts";
+export * from "./random.ts";
 export * from "./reduce.ts";
 export * from "./softmax.ts";
