@@ -1,2 +1,3 @@
 export * from "./device.ts";
 export * from "./jit.ts";
+export * from "./matmul-peak.ts";

@@ -1,4 +1,4 @@
-import { closeSync, copyFileSync, linkSync, mkdirSync, mkdtempSync, openSync, readSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, copyFileSync, linkSync, mkdtempSync, openSync, readdirSync, readSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import type { InferenceSession } from "onnxruntime-common";
@@ -103,11 +103,12 @@ export class ModelFiles {
 }
 
 const scratchDirectories = new Set<string>();
+const scratchName = /^\.espalier-(\d+)-/;
 
 function makeScratch(parent: string): string | undefined {
   try {
-    mkdirSync(parent, { recursive: true });
-    const directory = mkdtempSync(join(parent, ".espalier-"));
+    removeAbandoned(parent);
+    const directory = mkdtempSync(join(parent, `.espalier-${process.pid}-`));
     if (scratchDirectories.size === 0) {
       process.on("exit", () => {
         for (const d of scratchDirectories) rmSync(d, { recursive: true, force: true });
@@ -117,5 +118,22 @@ function makeScratch(parent: string): string | undefined {
     return directory;
   } catch {
     return undefined;
+  }
+}
+
+/** Removes what killed processes left behind. */
+function removeAbandoned(parent: string): void {
+  for (const name of readdirSync(parent)) {
+    const pid = Number(scratchName.exec(name)?.[1]);
+    if (pid && !isRunning(pid)) rmSync(join(parent, name), { recursive: true, force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }

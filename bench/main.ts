@@ -1,0 +1,37 @@
+/** `npm run bench -- <name> [--json] [--smoke]`: figures as ratios within one run. The last line of `--json` is one JSON object. */
+import { Command } from "commander";
+import { benchDecode } from "./decode.ts";
+import { machine } from "./machine.ts";
+import { benchOpenModel } from "./open-model.ts";
+import { benchStep } from "./step.ts";
+
+interface Flags {
+  json?: boolean;
+  smoke?: boolean;
+  repeats: string;
+  profile?: string;
+}
+
+const benches: Record<string, { summary: string; run(flags: Flags): Promise<Record<string, unknown>> }> = {
+  "lora-step": { summary: "LoRA training step as a share of the matmul peak", run: (f) => benchStep({ lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }) },
+  "full-step": { summary: "full training step as a share of the matmul peak", run: (f) => benchStep({ lora: false, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }) },
+  "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
+  decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
+};
+
+const program = new Command("bench").description("Measure speed and memory.").showHelpAfterError();
+for (const [name, bench] of Object.entries(benches)) {
+  program
+    .command(name)
+    .description(bench.summary)
+    .option("--json", "print one JSON object as the last line")
+    .option("--smoke", "a small shape that only shows that the bench runs")
+    .option("--repeats <n>", "timed repetitions", "15")
+    .option("--profile <prefix>", "write a per-operator trace of ONNX Runtime")
+    .action(async (flags: Flags) => {
+      const figures = await bench.run(flags);
+      if (flags.json) console.log(JSON.stringify({ bench: name, ...figures, machine: machine() }));
+      else for (const [key, value] of Object.entries(figures)) console.log(`${key.padEnd(24)} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+    });
+}
+await program.parseAsync();

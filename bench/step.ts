@@ -1,0 +1,91 @@
+/**
+ * Training steps as a share of the matmul peak. Shape: 6 Llama blocks of width 576 (9 heads, 3 key/value heads, feed-forward 1536),
+ * vocabulary 8192, batch 4 × 256 tokens. The operations counted are those of every matrix product of the step; elementwise work counts as lost time.
+ */
+import { Random } from "../src/graph/index.ts";
+import { lora } from "../src/methods/index.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
+import { countMatmulFlops } from "../src/ops/index.ts";
+import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
+import { cpu } from "../src/runtime/node.ts";
+import { adamW } from "../src/train/optimizers.ts";
+import { causalLanguageModel } from "../src/train/objectives.ts";
+import { prefixed, traceStep } from "../src/train/step.ts";
+import { median, round } from "./machine.ts";
+
+export interface StepBenchOptions {
+  lora: boolean;
+  /** Timed steps. */
+  repeats: number;
+  /** A small shape that only shows that the bench runs. */
+  smoke: boolean;
+  profile?: string;
+}
+
+export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
+  const [batch, time] = options.smoke ? [2, 32] : [4, 256];
+  const config = llamaConfigSchema.parse({
+    vocab_size: options.smoke ? 512 : 8192,
+    hidden_size: 576,
+    intermediate_size: 1536,
+    num_hidden_layers: options.smoke ? 1 : 6,
+    num_attention_heads: 9,
+    num_key_value_heads: 3,
+    tie_word_embeddings: true,
+    max_position_embeddings: 512,
+  });
+  const device = cpu(options.profile ? { profile: options.profile } : {});
+  const model = new LlamaForCausalLM(config, 1);
+  if (options.lora) lora({ rank: 8, targets: ["q_proj", "v_proj"] }).weights!(model);
+  const parameters = model.trainableParameters();
+  const optimizer = adamW({ learningRate: 1e-3 }).create(parameters);
+  const random = new Random(2);
+  const tokens = (): HostTensor => hostTensor("int64", [batch, time], BigInt64Array.from({ length: batch * time }, () => BigInt(random.integer(config.vocab_size))));
+  const batches = { ids: tokens(), targets: tokens() };
+
+  const memoryBefore = process.memoryUsage().rss;
+  const compileStarted = performance.now();
+  const traced = traceStep(batches, { objective: causalLanguageModel(model), parameters, optimizer, maxGradientNorm: 1 });
+  const flops = countMatmulFlops(traced);
+  const program = await device.compile(traced);
+  const compileSeconds = (performance.now() - compileStarted) / 1000;
+  const step = async (n: number) => {
+    const scalars = Object.entries(prefixed(optimizer.scalars(n, 1e-3))).map(([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))] as const);
+    return program.run({ ...batches, ...Object.fromEntries(scalars) });
+  };
+  await step(1);
+  await step(2);
+  const peak = await MatmulPeak.create(cpu());
+  await peak.measure();
+  const seconds: number[] = [];
+  const shares: number[] = [];
+  const peaks: number[] = [];
+  let peakMemory = 0;
+  // Each step stands between two measurements of the peak, so that a machine whose speed drifts is compared with itself.
+  let before = await peak.measure();
+  for (let i = 0; i < options.repeats; i++) {
+    const started = performance.now();
+    await step(3 + i);
+    seconds.push((performance.now() - started) / 1000);
+    peakMemory = Math.max(peakMemory, process.memoryUsage().rss);
+    const after = await peak.measure();
+    peaks.push((before + after) / 2);
+    shares.push(flops / seconds.at(-1)! / peaks.at(-1)!);
+    before = after;
+  }
+  await program.dispose();
+  return {
+    shareOfPeak: round(median(shares), 3),
+    bestShare: round(Math.max(...shares), 3),
+    stepSeconds: round(median(seconds), 4),
+    gflopPerStep: round(flops / 1e9, 1),
+    gflopsPerSecond: round(flops / median(seconds) / 1e9, 0),
+    peakGflopsPerSecond: round(median(peaks) / 1e9, 0),
+    tokensPerSecond: Math.round((batch * time) / median(seconds)),
+    trainableParameters: parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0),
+    compileSeconds: round(compileSeconds, 2),
+    peakMemoryMB: Math.round(peakMemory / 1e6),
+    memoryOfStepMB: Math.round((peakMemory - memoryBefore) / 1e6),
+  };
+}
+

@@ -1,0 +1,62 @@
+import { Command } from "commander";
+import { readExamples } from "../../data/records.ts";
+import { EspalierError } from "../../graph/index.ts";
+import { tokenizerFromDirectory } from "../../inputs/text/tokenizer-directory.ts";
+import { loadCausalLM } from "../../models/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import { classificationTask } from "../../train/tasks/classification.ts";
+import { languageModelingTask } from "../../train/tasks/language-modeling.ts";
+import type { Task } from "../../train/tasks/task.ts";
+import { type Adapted, openAdapted } from "../adapted.ts";
+import { defaultModel } from "../default-model.ts";
+import { integer } from "../options.ts";
+import { Terminal } from "../terminal.ts";
+
+interface EvalFlags {
+  data: string;
+  model?: string;
+  adapter?: string;
+  textColumn?: string;
+  labelColumn?: string;
+  batchSize: number;
+  maxLength?: number;
+  json?: boolean;
+}
+
+export function evalCommand(): Command {
+  return new Command("eval")
+    .description("Measure a model, or a model with an adapter, on data.")
+    .requiredOption("--data <file>", "data: .jsonl or .csv with text (and label), or .txt")
+    .option("--model <directory>", "base model (default: the adapter's own, or the embedded sapling)")
+    .option("--adapter <directory>", "adapter that espalier train saved")
+    .option("--text-column <name>", "column or key of the text (default: text)")
+    .option("--label-column <name>", "column or key of the label (default: label)")
+    .option("--batch-size <n>", "sequences per batch", integer(1), 16)
+    .option("--max-length <n>", "tokens per sequence of language modelling (default: as trained, or 256)", integer(2))
+    .option("--json", "print the result as one JSON object in the last line")
+    .action(async (flags: EvalFlags) => {
+      const terminal = new Terminal();
+      const examples = readExamples(flags.data, { textColumn: flags.textColumn, labelColumn: flags.labelColumn });
+      const adapted: Adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openBase(flags.model ?? defaultModel);
+      const device = cpu();
+      const common = { train: examples, heldOut: examples, batchSize: flags.batchSize, seed: 0 };
+      let task: Task;
+      if (adapted.kind === "classification") {
+        const unlabelled = examples.find((e) => e.label === undefined || !adapted.record.labels.includes(e.label));
+        if (unlabelled) throw new EspalierError("unseen-label", `${unlabelled.file} line ${unlabelled.line}: ${unlabelled.label === undefined ? "there is no label" : `the adapter does not know the label "${unlabelled.label}"`}; it tells ${adapted.record.labels.join(", ")} apart.`);
+        task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
+      } else {
+        task = languageModelingTask(adapted.model, adapted.tokenizer, device, { ...common, sequenceLength: flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, adapted.model.config.max_position_embeddings) });
+      }
+      const bar = terminal.progress("evaluate", 1);
+      const metrics = await task.evaluate((done, of) => bar.update(done / of, flags.data));
+      bar.stop();
+      for (const [name, value] of Object.entries(metrics)) terminal.line(`${name.padEnd(12)} ${value.toFixed(4)}`);
+      if (flags.json) terminal.json({ task: task.name, examples: examples.length, ...metrics });
+      await task.dispose();
+    });
+}
+
+async function openBase(directory: string): Promise<Adapted> {
+  return { kind: "language-modeling", base: directory, tokenizer: await tokenizerFromDirectory(directory), model: loadCausalLM(directory), record: undefined };
+}

@@ -1,0 +1,80 @@
+import { writeFileSync } from "node:fs";
+import { Command, Option } from "commander";
+import { elementCount, EspalierError } from "../../graph/index.ts";
+import { lora } from "../../methods/index.ts";
+import { loadCausalLM } from "../../models/index.ts";
+import { encode } from "../../onnx/index.ts";
+import { MatmulPeak } from "../../runtime/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import { estimateStep } from "../../train/estimate.ts";
+import { causalLanguageModel } from "../../train/objectives.ts";
+import { adamW } from "../../train/optimizers.ts";
+import { traceStep } from "../../train/step.ts";
+import { defaultModel } from "../default-model.ts";
+import { integer, list } from "../options.ts";
+import { formatBytes, formatCount, formatPercent, Terminal } from "../terminal.ts";
+
+interface InspectFlags {
+  model: string;
+  method: "lora" | "none";
+  rank: number;
+  targets: string[];
+  batchSize: number;
+  maxLength: number;
+  graph?: string;
+  json?: boolean;
+}
+
+/** Of the matmul peak, what a whole step usually reaches: see the benches. */
+const usualShareOfPeak = 0.75;
+
+export function inspectCommand(): Command {
+  return new Command("inspect")
+    .description("Show a model's size and what a training step would cost, before anything runs.")
+    .option("--model <directory>", "model in the Hugging Face layout (default: the embedded sapling)", defaultModel)
+    .addOption(new Option("--method <name>", "what would be trained").choices(["lora", "none"]).default("lora"))
+    .option("--rank <n>", "LoRA rank", integer(1), 8)
+    .option("--targets <names>", "Linears to adapt", list, ["all-linear"])
+    .option("--batch-size <n>", "sequences per batch", integer(1), 16)
+    .option("--max-length <n>", "tokens per sequence", integer(2), 256)
+    .option("--graph <file>", "write the training step as an .onnx file")
+    .option("--json", "print the result as one JSON object in the last line")
+    .action(async (flags: InspectFlags) => {
+      const terminal = new Terminal();
+      const model = loadCausalLM(flags.model);
+      if (flags.method === "lora") lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets }).weights!(model);
+      const count = (parameters: readonly { shape: readonly number[] }[]) => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
+      const [total, trainable] = [count(model.parameters()), count(model.trainableParameters())];
+      const type = { dtype: "int64", shape: [flags.batchSize, flags.maxLength] } as const;
+      const parameters = model.trainableParameters();
+      const traced = traceStep({ ids: type, targets: type }, { objective: causalLanguageModel(model), parameters, optimizer: adamW({ learningRate: 1e-3 }).create(parameters), maxGradientNorm: 1 });
+      const estimate = estimateStep(traced);
+      const peak = await MatmulPeak.create(cpu(), { size: 1024, products: 4 });
+      await peak.measure();
+      const stepSeconds = estimate.flops / ((await peak.measure()) * usualShareOfPeak);
+      const memoryBytes = estimate.frozenBytes + estimate.stateBytes + estimate.activationBytes;
+      terminal.line(`model            ${flags.model} (${model.config.model_type}, ${model.config.num_hidden_layers} layers of width ${model.config.hidden_size}, vocabulary ${formatCount(model.config.vocab_size)}, context ${model.config.max_position_embeddings})`);
+      terminal.line(`parameters       ${formatCount(total)}`);
+      terminal.line(`trainable        ${formatCount(trainable)} (${formatPercent(trainable / total, 2)})`);
+      terminal.line(`one step         ${flags.batchSize} × ${flags.maxLength} tokens, ${(estimate.flops / 1e9).toFixed(1)} GFLOP`);
+      terminal.line(`estimated time   ${stepSeconds.toFixed(2)} s per step, ${formatCount(Math.round((flags.batchSize * flags.maxLength) / stepSeconds))} tokens/s`);
+      terminal.line(`estimated memory ${formatBytes(memoryBytes)}: weights ${formatBytes(estimate.frozenBytes)} (mapped), trained state ${formatBytes(estimate.stateBytes)}, intermediate values ${formatBytes(estimate.activationBytes)}`);
+      if (flags.graph) {
+        writeGraph(flags.graph, traced, terminal);
+      }
+      if (flags.json) {
+        terminal.json({ model: flags.model, totalParameters: total, trainableParameters: trainable, gflopPerStep: estimate.flops / 1e9, estimatedStepSeconds: stepSeconds, estimatedMemoryMB: Math.round(memoryBytes / 1e6), ...(flags.graph && { graph: flags.graph }) });
+      }
+    });
+}
+
+function writeGraph(file: string, traced: ReturnType<typeof traceStep>, terminal: Terminal): void {
+  const device = cpu();
+  const { bytes } = encode(traced, { provider: "onnx", values: (variable) => device.platform.load(variable.storage) });
+  try {
+    writeFileSync(file, bytes);
+  } catch (cause) {
+    throw new EspalierError("not-writable", `${file} cannot be written: ${cause instanceof Error ? cause.message : cause}`, { cause });
+  }
+  terminal.line(`graph            ${file} (${formatBytes(bytes.length)}, standard ONNX operators only)`);
+}

@@ -1,0 +1,16 @@
+import { Command } from "commander";
+import { evalCommand } from "./commands/eval.ts";
+import { generateCommand } from "./commands/generate.ts";
+import { inspectCommand } from "./commands/inspect.ts";
+import { mergeCommand } from "./commands/merge.ts";
+import { methodsCommand } from "./commands/methods.ts";
+import { trainCommand } from "./commands/train.ts";
+import { version } from "./version.ts";
+
+/** The command `espalier`. Throws CommanderError on wrong usage instead of ending the process. */
+export function createProgram(): Command {
+  const program = new Command("espalier").description("Adapt pre-trained models on the machine you have.").version(version).showHelpAfterError("(espalier --help lists the options)");
+  for (const command of [trainCommand(), generateCommand(), evalCommand(), mergeCommand(), inspectCommand(), methodsCommand()]) program.addCommand(command);
+  for (const command of [program, ...program.commands]) command.exitOverride();
+  return program;
+}

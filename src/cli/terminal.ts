@@ -1,0 +1,73 @@
+import { MultiBar, Presets, type SingleBar } from "cli-progress";
+
+/** What the command prints to: lines, progress, and the one JSON object of `--json`. */
+export class Terminal {
+  readonly #out: NodeJS.WriteStream;
+  readonly #interactive: boolean;
+  #bars: MultiBar | undefined;
+
+  constructor(out: NodeJS.WriteStream = process.stdout) {
+    this.#out = out;
+    this.#interactive = out.isTTY === true;
+  }
+
+  line(text = ""): void {
+    // Inside a bar's lifetime the line goes above the bar.
+    if (this.#bars) this.#bars.log(`${text}\n`);
+    else this.#out.write(`${text}\n`);
+  }
+
+  /** The machine-readable result: one JSON object as the last line. */
+  json(result: unknown): void {
+    this.#out.write(`${JSON.stringify(result)}\n`);
+  }
+
+  /** A progress bar on a terminal; elsewhere a plain line now and then. */
+  progress(label: string, total: number): Progress {
+    return this.#interactive ? this.#bar(label, total) : this.#lines(label, total);
+  }
+
+  #bar(label: string, total: number): Progress {
+    this.#bars ??= new MultiBar({ format: "{label} {bar} {value}/{total}  {details}", hideCursor: true, clearOnComplete: false, barsize: 24, linewrap: false }, Presets.shades_classic);
+    const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" });
+    return {
+      update: (value, details) => bar.update(value, { details }),
+      stop: () => {
+        bar.stop();
+        this.#bars?.stop();
+        this.#bars = undefined;
+      },
+    };
+  }
+
+  #lines(label: string, total: number): Progress {
+    let printedAt = 0;
+    return {
+      update: (value, details) => {
+        const now = Date.now();
+        if (value < total && now - printedAt < 5000) return;
+        printedAt = now;
+        this.line(`${label} ${value}/${total}  ${details}`);
+      },
+      stop() {},
+    };
+  }
+}
+
+export interface Progress {
+  update(value: number, details: string): void;
+  stop(): void;
+}
+
+export const formatCount = (n: number): string => n.toLocaleString("en-US");
+export const formatPercent = (share: number, digits = 1): string => `${(100 * share).toFixed(digits)} %`;
+
+/** `1:05` or `2:03:09`. */
+export function formatDuration(seconds: number): string {
+  const s = Math.max(0, Math.round(seconds));
+  const parts = [Math.floor(s / 3600), Math.floor((s % 3600) / 60), s % 60];
+  if (parts[0] === 0) parts.shift();
+  return parts.map((p, i) => (i === 0 ? `${p}` : `${p}`.padStart(2, "0"))).join(":");
+}
+
+export const formatBytes = (bytes: number): string => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`);
