@@ -4,7 +4,7 @@ import { compile, type FormatCallback } from "html-to-text";
 const link: FormatCallback = (element, walk, builder) => {
   walk(element.children, builder);
   const host = /^\s*(?:https?|ftp):\/\/(?:[^/?#\s@]*@)?([^/?#\s:]+)/i.exec(element.attribs?.href ?? "")?.[1];
-  if (host) builder.addInline(` [${host.toLowerCase()}] `);
+  if (host) builder.addInline(` [${host.toLowerCase()}]`);
 };
 
 const convert = compile({
