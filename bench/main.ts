@@ -13,8 +13,14 @@ interface Flags {
 }
 
 const benches: Record<string, { summary: string; run(flags: Flags): Promise<Record<string, unknown>> }> = {
-  "lora-step": { summary: "LoRA training step as a share of the matmul peak", run: (f) => benchStep({ lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }) },
-  "full-step": { summary: "full training step as a share of the matmul peak", run: (f) => benchStep({ lora: false, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }) },
+  "lora-step": {
+    summary: "LoRA training step as a share of the matmul peak",
+    run: (f) => benchStep({ lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+  },
+  "full-step": {
+    summary: "full training step as a share of the matmul peak",
+    run: (f) => benchStep({ lora: false, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+  },
   "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
 };
@@ -31,7 +37,9 @@ for (const [name, bench] of Object.entries(benches)) {
     .action(async (flags: Flags) => {
       const figures = await bench.run(flags);
       if (flags.json) console.log(JSON.stringify({ bench: name, ...figures, machine: machine() }));
-      else for (const [key, value] of Object.entries(figures)) console.log(`${key.padEnd(24)} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+      else
+        for (const [key, value] of Object.entries(figures))
+          console.log(`${key.padEnd(24)} ${typeof value === "object" ? JSON.stringify(value) : value}`);
     });
 }
 await program.parseAsync();

@@ -67,7 +67,11 @@ async function openSession(device: Device, directory: string) {
   const loaded = performance.now();
   const program = await device.compile(lastTokenProgram(model));
   const ended = performance.now();
-  const ids = hostTensor("int64", [1, 8], BigInt64Array.from({ length: 8 }, (_, i) => BigInt(i + 3)));
+  const ids = hostTensor(
+    "int64",
+    [1, 8],
+    BigInt64Array.from({ length: 8 }, (_, i) => BigInt(i + 3)),
+  );
   return {
     milliseconds: ended - started,
     parts: { read: Math.round(loaded - started), traceAndCompile: Math.round(ended - loaded) },
@@ -79,10 +83,20 @@ async function openSession(device: Device, directory: string) {
   };
 }
 
-const lastTokenProgram = (model: LlamaForCausalLM) => trace({ ids: { dtype: "int64", shape: [1, 8] } }, ({ ids }) => ({ logits: model.logits(model.forward({ ids }).hidden) }));
+const lastTokenProgram = (model: LlamaForCausalLM) =>
+  trace({ ids: { dtype: "int64", shape: [1, 8] } }, ({ ids }) => ({ logits: model.logits(model.forward({ ids }).hidden) }));
 
 async function tinyModel(): Promise<LlamaForCausalLM> {
-  return new LlamaForCausalLM(llamaConfigSchema.parse({ vocab_size: 64, hidden_size: 64, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 1, max_position_embeddings: 16 })).freeze();
+  return new LlamaForCausalLM(
+    llamaConfigSchema.parse({
+      vocab_size: 64,
+      hidden_size: 64,
+      intermediate_size: 64,
+      num_hidden_layers: 1,
+      num_attention_heads: 1,
+      max_position_embeddings: 16,
+    }),
+  ).freeze();
 }
 
 async function openAndRun(device: Device, model: LlamaForCausalLM): Promise<void> {

@@ -8,8 +8,8 @@ import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
 import { countMatmulFlops } from "../src/ops/index.ts";
 import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
-import { adamW } from "../src/train/optimizers.ts";
 import { causalLanguageModel } from "../src/train/objectives.ts";
+import { adamW } from "../src/train/optimizers.ts";
 import { prefixed, traceStep } from "../src/train/step.ts";
 import { median, round } from "./machine.ts";
 
@@ -40,7 +40,12 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   const parameters = model.trainableParameters();
   const optimizer = adamW({ learningRate: 1e-3 }).create(parameters);
   const random = new Random(2);
-  const tokens = (): HostTensor => hostTensor("int64", [batch, time], BigInt64Array.from({ length: batch * time }, () => BigInt(random.integer(config.vocab_size))));
+  const tokens = (): HostTensor =>
+    hostTensor(
+      "int64",
+      [batch, time],
+      BigInt64Array.from({ length: batch * time }, () => BigInt(random.integer(config.vocab_size))),
+    );
   const batches = { ids: tokens(), targets: tokens() };
 
   const memoryBefore = process.memoryUsage().rss;
@@ -50,7 +55,9 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   const program = await device.compile(traced);
   const compileSeconds = (performance.now() - compileStarted) / 1000;
   const step = async (n: number) => {
-    const scalars = Object.entries(prefixed(optimizer.scalars(n, 1e-3))).map(([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))] as const);
+    const scalars = Object.entries(prefixed(optimizer.scalars(n, 1e-3))).map(
+      ([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))] as const,
+    );
     return program.run({ ...batches, ...Object.fromEntries(scalars) });
   };
   await step(1);
@@ -88,4 +95,3 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     memoryOfStepMB: Math.round((peakMemory - memoryBefore) / 1e6),
   };
 }
-

@@ -48,7 +48,8 @@ export function brokenRules(imports: ReadonlyMap<string, readonly Import[]>): st
     const isTest = /\.test\.ts$/.test(file);
     if (level(file) < 0 && file !== "src/index.ts") broken.push(`${file} stands in no room of scripts/rooms.ts`);
     for (const { target, typeOnly } of list) {
-      if (/^onnxruntime-(node|web)/.test(target) && !ortFiles.has(file) && !typeOnly) broken.push(`${file} imports ${target}; only ${[...ortFiles].join(" and ")} may`);
+      if (/^onnxruntime-(node|web)/.test(target) && !ortFiles.has(file) && !typeOnly)
+        broken.push(`${file} imports ${target}; only ${[...ortFiles].join(" and ")} may`);
       // A test may reach for whatever it needs to show its point.
       if (!target.startsWith("src/") || isTest || file === "src/index.ts") continue;
       if (level(target) > level(file)) broken.push(`${file} imports ${target}, which stands below it`);

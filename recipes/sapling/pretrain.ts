@@ -14,7 +14,9 @@ import { train } from "../../src/train/trainer.ts";
 import { saplingConfig, saplingTraining as t } from "./config.ts";
 import { readPack, trainingWindows, windows } from "./packs.ts";
 
-const { values } = parseArgs({ options: { steps: { type: "string", default: "3600" }, directory: { type: "string", default: "runs/sapling" } } });
+const { values } = parseArgs({
+  options: { steps: { type: "string", default: "3600" }, directory: { type: "string", default: "runs/sapling" } },
+});
 const steps = Number(values.steps);
 const train16 = readPack(".cache/sapling/train.bin");
 const held = readPack(".cache/sapling/heldout.bin");
@@ -22,7 +24,9 @@ const heldBytes = (JSON.parse(readFileSync("recipes/sapling/baselines.json", "ut
 
 const device = cpu();
 const model = new LlamaForCausalLM(saplingConfig, t.seed);
-console.log(`sapling: ${model.parameters().reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0)} parameters, ${steps} steps of ${t.tokensPerStep} tokens`);
+console.log(
+  `sapling: ${model.parameters().reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0)} parameters, ${steps} steps of ${t.tokensPerStep} tokens`,
+);
 const objective = causalLanguageModel(model);
 
 // A fixed sixteenth of the held-out text while training; the whole of it is measured by evaluate.ts.
@@ -59,7 +63,10 @@ const result = await train({
   },
   signal: controller.signal,
   onStep(r) {
-    if (r.step % 20 === 0) console.log(`step ${r.step}/${r.steps}  loss ${r.loss.toFixed(3)}  lr ${r.learningRate.toExponential(2)}  |g| ${r.gradientNorm.toFixed(2)}  ${r.tokensPerSecond.toFixed(0)} tok/s  ${((Date.now() - started) / 60000).toFixed(1)} min  ${(r.memory / 1e6).toFixed(0)} MB`);
+    if (r.step % 20 === 0)
+      console.log(
+        `step ${r.step}/${r.steps}  loss ${r.loss.toFixed(3)}  lr ${r.learningRate.toExponential(2)}  |g| ${r.gradientNorm.toFixed(2)}  ${r.tokensPerSecond.toFixed(0)} tok/s  ${((Date.now() - started) / 60000).toFixed(1)} min  ${(r.memory / 1e6).toFixed(0)} MB`,
+      );
   },
   onEvaluation: (step, metrics) => console.log(`step ${step}  held-out ${JSON.stringify(metrics)}`),
 });

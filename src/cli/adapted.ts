@@ -13,7 +13,13 @@ import { defaultModel } from "./default-model.ts";
 
 const recordFile = "espalier.json";
 const recordSchema: z.ZodType<TaskRecord> = z.union([
-  z.object({ task: z.literal("classification"), labels: z.array(z.string()).min(2), template: z.string(), maxLength: z.int().positive(), positive: z.string().optional() }),
+  z.object({
+    task: z.literal("classification"),
+    labels: z.array(z.string()).min(2),
+    template: z.string(),
+    maxLength: z.int().positive(),
+    positive: z.string().optional(),
+  }),
   z.object({ task: z.literal("language-modeling"), sequenceLength: z.int().positive() }),
 ]);
 
@@ -28,7 +34,11 @@ export function readTaskRecord(adapter: string): TaskRecord | undefined {
   const file = join(adapter, recordFile);
   if (!existsSync(file)) return undefined;
   const parsed = recordSchema.safeParse(readJsonObject(file));
-  if (!parsed.success) throw new EspalierError("adapter-record", `${file} is damaged: ${parsed.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; ")}`);
+  if (!parsed.success)
+    throw new EspalierError(
+      "adapter-record",
+      `${file} is damaged: ${parsed.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; ")}`,
+    );
   return parsed.data;
 }
 
@@ -51,5 +61,8 @@ function baseOf(adapter: string): string {
   const named = readPeftAdapter(adapter).config.base_model_name_or_path;
   if (named && existsSync(named)) return named;
   if (named?.endsWith("models/sapling")) return defaultModel; // the embedded model, wherever this package is installed now
-  throw new EspalierError("no-base", `${adapter}: its base model ${named ? `"${named}" is not a directory here` : "is not named in adapter_config.json"}. Give its directory with --model.`);
+  throw new EspalierError(
+    "no-base",
+    `${adapter}: its base model ${named ? `"${named}" is not a directory here` : "is not named in adapter_config.json"}. Give its directory with --model.`,
+  );
 }

@@ -12,10 +12,17 @@ export function integer(minimum: number): (text: string) => number {
 export function number(minimum: number, maximum = Number.POSITIVE_INFINITY): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() === "" || !(value >= minimum && value <= maximum)) throw new InvalidArgumentError(`It must be a number ${maximum === Number.POSITIVE_INFINITY ? `of at least ${minimum}` : `between ${minimum} and ${maximum}`}.`);
+    if (text.trim() === "" || !(value >= minimum && value <= maximum))
+      throw new InvalidArgumentError(
+        `It must be a number ${maximum === Number.POSITIVE_INFINITY ? `of at least ${minimum}` : `between ${minimum} and ${maximum}`}.`,
+      );
     return value;
   };
 }
 
 /** `a,b,c` as a list. */
-export const list = (text: string): string[] => text.split(",").map((s) => s.trim()).filter(Boolean);
+export const list = (text: string): string[] =>
+  text
+    .split(",")
+    .map((s) => s.trim())
+    .filter(Boolean);

@@ -9,8 +9,12 @@ import { version } from "./version.ts";
 
 /** The command `espalier`. Throws CommanderError on wrong usage instead of ending the process. */
 export function createProgram(): Command {
-  const program = new Command("espalier").description("Adapt pre-trained models on the machine you have.").version(version).showHelpAfterError("(espalier --help lists the options)");
-  for (const command of [trainCommand(), generateCommand(), evalCommand(), mergeCommand(), inspectCommand(), methodsCommand()]) program.addCommand(command);
+  const program = new Command("espalier")
+    .description("Adapt pre-trained models on the machine you have.")
+    .version(version)
+    .showHelpAfterError("(espalier --help lists the options)");
+  for (const command of [trainCommand(), generateCommand(), evalCommand(), mergeCommand(), inspectCommand(), methodsCommand()])
+    program.addCommand(command);
   for (const command of [program, ...program.commands]) command.exitOverride();
   return program;
 }

@@ -28,7 +28,10 @@ export class Terminal {
   }
 
   #bar(label: string, total: number): Progress {
-    this.#bars ??= new MultiBar({ format: "{label} {bar} {value}/{total}  {details}", hideCursor: true, clearOnComplete: false, barsize: 24, linewrap: false }, Presets.shades_classic);
+    this.#bars ??= new MultiBar(
+      { format: "{label} {bar} {value}/{total}  {details}", hideCursor: true, clearOnComplete: false, barsize: 24, linewrap: false },
+      Presets.shades_classic,
+    );
     const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" });
     return {
       update: (value, details) => bar.update(value, { details }),
@@ -70,4 +73,5 @@ export function formatDuration(seconds: number): string {
   return parts.map((p, i) => (i === 0 ? `${p}` : `${p}`.padStart(2, "0"))).join(":");
 }
 
-export const formatBytes = (bytes: number): string => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`);
+export const formatBytes = (bytes: number): string =>
+  bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${Math.ceil(bytes / 1e3)} kB`;

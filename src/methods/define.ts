@@ -23,7 +23,11 @@ export interface MethodFactory<Input, M extends Method = Method> {
 }
 
 /** Defines a method: its card, its options and what it does. Wrong options are refused with the name of the option. */
-export function defineMethod<S extends z.ZodType, M extends Method>(card: MethodCard, schema: S, create: (options: z.output<S>) => M): MethodFactory<z.input<S>, M> {
+export function defineMethod<S extends z.ZodType, M extends Method>(
+  card: MethodCard,
+  schema: S,
+  create: (options: z.output<S>) => M,
+): MethodFactory<z.input<S>, M> {
   const factory = (options?: z.input<S>): M => {
     const parsed = schema.safeParse(options ?? {});
     if (!parsed.success) {

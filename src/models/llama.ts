@@ -10,7 +10,24 @@
 import { z } from "zod";
 import { type Dim, mulDims, Random, read, type Tensor, Variable } from "../graph/index.ts";
 import { Embedding, floats, type Initializer, type Layer, Linear, Module, normal, RMSNorm } from "../nn/index.ts";
-import { add, attention, causalMask, concat, dimension, expand, gather, linear, mul, range, reshape, rotary, silu, sub, transpose, unsqueeze } from "../ops/index.ts";
+import {
+  add,
+  attention,
+  causalMask,
+  concat,
+  dimension,
+  expand,
+  gather,
+  linear,
+  mul,
+  range,
+  reshape,
+  rotary,
+  silu,
+  sub,
+  transpose,
+  unsqueeze,
+} from "../ops/index.ts";
 
 export const llamaConfigSchema = z.looseObject({
   model_type: z.string().default("llama"),
@@ -181,7 +198,11 @@ function rotaryTables(config: LlamaConfig): { cos: Variable; sin: Variable } {
     new Variable(
       name,
       { dtype: "float32", shape },
-      () => floats(shape, Float32Array.from({ length: shape[0]! * half }, (_, i) => f(Math.floor(i / half) * config.rope_theta ** (-(i % half) / half)))),
+      () =>
+        floats(
+          shape,
+          Float32Array.from({ length: shape[0]! * half }, (_, i) => f(Math.floor(i / half) * config.rope_theta ** (-(i % half) / half))),
+        ),
       { frozen: true },
     );
   return { cos: table("rotary.cos", Math.cos), sin: table("rotary.sin", Math.sin) };

@@ -1,3 +1,4 @@
+export * from "./dropout.ts";
 export * from "./initializers.ts";
 export * from "./layers.ts";
 export * from "./mode.ts";

@@ -11,7 +11,8 @@ export const constantFill =
 export const zeros = constantFill(0);
 export const ones = constantFill(1);
 
-const sampled = (shape: readonly number[], sample: () => number) => floats(shape, Float32Array.from({ length: elementCount(shape) }, sample));
+const sampled = (shape: readonly number[], sample: () => number) =>
+  floats(shape, Float32Array.from({ length: elementCount(shape) }, sample));
 
 /** N(0, σ²). */
 export const normal =

@@ -27,7 +27,8 @@ export abstract class Module {
   constructor() {
     // Every node that forward adds carries this module's path.
     const forward = this.forward;
-    this.forward = (...args: never[]) => (this.#path === "" ? forward.apply(this, args) : atPath(this.#path, () => forward.apply(this, args)));
+    this.forward = (...args: never[]) =>
+      this.#path === "" ? forward.apply(this, args) : atPath(this.#path, () => forward.apply(this, args));
   }
 
   abstract forward(...args: never[]): unknown;
@@ -41,14 +42,16 @@ export abstract class Module {
   *children(): Generator<[name: string, child: Child]> {
     for (const [name, value] of Object.entries(this)) {
       if (value instanceof Module || value instanceof Parameter) yield [name, value];
-      else if (Array.isArray(value)) for (const [i, item] of value.entries()) if (item instanceof Module || item instanceof Parameter) yield [`${name}.${i}`, item];
+      else if (Array.isArray(value))
+        for (const [i, item] of value.entries()) if (item instanceof Module || item instanceof Parameter) yield [`${name}.${i}`, item];
     }
   }
 
   /** This module and all below it, with their paths. */
   *namedModules(prefix = ""): Generator<[path: string, module: Module]> {
     yield [prefix, this];
-    for (const [name, child] of this.children()) if (child instanceof Module) yield* child.namedModules(prefix ? `${prefix}.${name}` : name);
+    for (const [name, child] of this.children())
+      if (child instanceof Module) yield* child.namedModules(prefix ? `${prefix}.${name}` : name);
   }
 
   /** All parameters with their paths; one that several modules share comes once, under its first path. */
@@ -87,7 +90,10 @@ export abstract class Module {
   /** The module at a dotted path. */
   module(path: string): Module {
     for (const [name, module] of this.namedModules()) if (name === path) return module;
-    const near = nearestNames(path, Array.from(this.namedModules(), ([name]) => name));
+    const near = nearestNames(
+      path,
+      Array.from(this.namedModules(), ([name]) => name),
+    );
     throw new EspalierError("no-module", `The model has no module "${path}". Nearest: ${near.join(", ")}.`);
   }
 
@@ -97,7 +103,8 @@ export abstract class Module {
     const last = parts.pop()!;
     let holder: unknown = this;
     for (const part of parts) holder = (holder as Record<string, unknown>)[part];
-    if (!((holder as Record<string, unknown>)?.[last] instanceof Module)) throw new EspalierError("no-module", `There is no module at "${path}" to replace.`);
+    if (!((holder as Record<string, unknown>)?.[last] instanceof Module))
+      throw new EspalierError("no-module", `There is no module at "${path}" to replace.`);
     (holder as Record<string, unknown>)[last] = replacement;
   }
 }

@@ -14,7 +14,11 @@ export class MatmulPeak {
     this.#size = size;
     this.#products = products;
     // Small numbers of both signs, so that no product overflows.
-    this.#operand = hostTensor("float32", [size, size], Float32Array.from({ length: size * size }, (_, i) => Math.sin(i) / size));
+    this.#operand = hostTensor(
+      "float32",
+      [size, size],
+      Float32Array.from({ length: size * size }, (_, i) => Math.sin(i) / size),
+    );
   }
 
   static async create(device: Device, { size = 2048, products = 6 } = {}): Promise<MatmulPeak> {

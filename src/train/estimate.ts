@@ -15,7 +15,8 @@ export interface StepEstimate {
 /** Operators whose result is a view of their operand. */
 const views = new Set(["Reshape", "StopGradient", "StraightThrough", "Identity"]);
 
-const bytesOf = (t: Tensor): number => (t.shape.every((d): d is number => typeof d === "number") ? elementCount(t.shape) * dtypeSize[t.dtype] : 0);
+const bytesOf = (t: Tensor): number =>
+  t.shape.every((d): d is number => typeof d === "number") ? elementCount(t.shape) * dtypeSize[t.dtype] : 0;
 
 /**
  * What one run of a traced step will need, before it runs: the nodes are walked in the order of their creation, and each value lives from its node to its last reader.

@@ -1,6 +1,6 @@
 import type { BatchSource } from "../data/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
-import { jit, type Jit } from "../runtime/index.ts";
+import { type Jit, jit } from "../runtime/index.ts";
 import type { Objective } from "./objectives.ts";
 
 export interface Evaluation {
@@ -21,7 +21,11 @@ export class Evaluator {
   }
 
   /** Runs over one epoch of `source`; `visit` sees each batch's further outputs. */
-  async run(source: BatchSource, visit?: (step: number, outputs: Record<string, HostTensor>) => void, onProgress?: (done: number, of: number) => void): Promise<Evaluation> {
+  async run(
+    source: BatchSource,
+    visit?: (step: number, outputs: Record<string, HostTensor>) => void,
+    onProgress?: (done: number, of: number) => void,
+  ): Promise<Evaluation> {
     let total = 0;
     let weight = 0;
     for (let step = 0; step < source.batchesPerEpoch; step++) {

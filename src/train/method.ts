@@ -1,5 +1,5 @@
-import type { Module, Parameter } from "../nn/index.ts";
 import type { BatchSource } from "../data/index.ts";
+import type { Module, Parameter } from "../nn/index.ts";
 import type { Objective } from "./objectives.ts";
 
 /**

@@ -26,7 +26,10 @@ async function runOptimizer(optimizer: Optimizer & { learningRate: number }): Pr
   });
   const state = optimizer.create(parameters);
   const scalarNames = Object.keys(state.scalars(1, 0));
-  const types = Object.fromEntries([...parameters.map((p) => [`gradient.${p.name}`, { dtype: "float32", shape: p.shape }] as const), ...scalarNames.map((n) => [n, { dtype: "float32", shape: [] }] as const)]);
+  const types = Object.fromEntries([
+    ...parameters.map((p) => [`gradient.${p.name}`, { dtype: "float32", shape: p.shape }] as const),
+    ...scalarNames.map((n) => [n, { dtype: "float32", shape: [] }] as const),
+  ]);
   const program = await device.compile(
     trace(types, (inputs: Record<string, Tensor>) => {
       for (const p of parameters) state.update(p, inputs[`gradient.${p.name}`]!, inputs);
@@ -36,11 +39,20 @@ async function runOptimizer(optimizer: Optimizer & { learningRate: number }): Pr
   const steps = [];
   for (const [i, gradients] of reference.gradientsOfStep.entries()) {
     const feeds = Object.fromEntries([
-      ...parameters.map((p) => [`gradient.${p.name}`, hostTensor("float32", p.shape, Float32Array.from(gradients[p.name as "weight"]))] as const),
-      ...Object.entries(state.scalars(i + 1, optimizer.learningRate)).map(([n, v]) => [n, hostTensor("float32", [], Float32Array.of(v))] as const),
+      ...parameters.map(
+        (p) => [`gradient.${p.name}`, hostTensor("float32", p.shape, Float32Array.from(gradients[p.name as "weight"]))] as const,
+      ),
+      ...Object.entries(state.scalars(i + 1, optimizer.learningRate)).map(
+        ([n, v]) => [n, hostTensor("float32", [], Float32Array.of(v))] as const,
+      ),
     ]);
     await program.run(feeds);
-    steps.push(Object.fromEntries(parameters.map((p) => [p.name, Array.from(device.read(p).data as Float32Array)])) as Record<"weight" | "bias", number[]>);
+    steps.push(
+      Object.fromEntries(parameters.map((p) => [p.name, Array.from(device.read(p).data as Float32Array)])) as Record<
+        "weight" | "bias",
+        number[]
+      >,
+    );
   }
   return steps;
 }
@@ -49,7 +61,11 @@ describe("optimizers give PyTorch's numbers over 20 steps", () => {
     test(`${name} ${JSON.stringify(options)}`, async () => {
       const o = options as { lr: number; betas: [number, number]; eps: number; momentum: number; nesterov: boolean; weight_decay: number };
       const common = { learningRate: o.lr, weightDecay: o.weight_decay, decays: () => true };
-      const ours = await runOptimizer(name === "adamw" ? adamW({ ...common, betas: o.betas, epsilon: o.eps }) : sgd({ ...common, momentum: o.momentum, nesterov: o.nesterov }));
+      const ours = await runOptimizer(
+        name === "adamw"
+          ? adamW({ ...common, betas: o.betas, epsilon: o.eps })
+          : sgd({ ...common, momentum: o.momentum, nesterov: o.nesterov }),
+      );
       expect(ours).toHaveLength(parametersAfterStep.length);
       for (const [step, expected] of parametersAfterStep.entries()) {
         for (const parameter of names) {

@@ -22,7 +22,11 @@ export interface OptimizerState {
 
 const zeroState = (parameter: Parameter, moment: string) => {
   const { shape } = parameter;
-  return new Variable(`${parameter.name}.${moment}`, { dtype: "float32", shape }, (): MemoryStorage => floats(shape, new Float32Array(elementCount(shape))));
+  return new Variable(
+    `${parameter.name}.${moment}`,
+    { dtype: "float32", shape },
+    (): MemoryStorage => floats(shape, new Float32Array(elementCount(shape))),
+  );
 };
 
 export interface AdamWOptions {

@@ -67,7 +67,11 @@ export class RunDirectory {
       rmSync(aside, { recursive: true, force: true });
       const last = this.latestCheckpoint();
       const reason = cause instanceof Error ? cause.message : String(cause);
-      throw new EspalierError("checkpoint-failed", `Could not write the checkpoint of step ${state.step} to ${final}: ${reason} ${last ? `The checkpoint of step ${last.step} is intact in ${last.path}.` : "There is no earlier checkpoint."}`, { cause });
+      throw new EspalierError(
+        "checkpoint-failed",
+        `Could not write the checkpoint of step ${state.step} to ${final}: ${reason} ${last ? `The checkpoint of step ${last.step} is intact in ${last.path}.` : "There is no earlier checkpoint."}`,
+        { cause },
+      );
     }
     for (const { path } of this.checkpoints().slice(0, -keep)) rmSync(path, { recursive: true, force: true });
     return final;
@@ -94,7 +98,11 @@ export class RunDirectory {
     const { tensors } = openSafetensors(join(path, "state.safetensors"));
     for (const v of variables) {
       const stored = tensors.get(v.name);
-      if (!stored) throw new EspalierError("checkpoint-mismatch", `${path}: the checkpoint lacks "${v.name}"; it was written by a run with other methods or another optimizer.`);
+      if (!stored)
+        throw new EspalierError(
+          "checkpoint-mismatch",
+          `${path}: the checkpoint lacks "${v.name}"; it was written by a run with other methods or another optimizer.`,
+        );
       device.release(v);
       v.storage = stored;
     }

@@ -16,7 +16,11 @@ export interface ScheduleOptions {
 /** Linear warm-up, then constant, linear decay or half a cosine down to `floor`. */
 export function schedule(name: ScheduleName, options: ScheduleOptions = {}): Schedule {
   const { warmup = 0, floor = 0 } = options;
-  if (!(warmup >= 0) || !(floor >= 0 && floor <= 1)) throw new EspalierError("bad-option", `A schedule needs warmup ≥ 0 and floor between 0 and 1, got warmup ${warmup} and floor ${floor}.`);
+  if (!(warmup >= 0) || !(floor >= 0 && floor <= 1))
+    throw new EspalierError(
+      "bad-option",
+      `A schedule needs warmup ≥ 0 and floor between 0 and 1, got warmup ${warmup} and floor ${floor}.`,
+    );
   return (step, total) => {
     const rise = warmup < 1 ? Math.round(warmup * total) : warmup;
     if (step <= rise) return step / rise;

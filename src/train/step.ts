@@ -1,5 +1,15 @@
 import { grad } from "../autodiff/index.ts";
-import { assign, EspalierError, type MemoryStorage, read, type Tensor, type TensorType, type Traced, trace, Variable } from "../graph/index.ts";
+import {
+  assign,
+  EspalierError,
+  type MemoryStorage,
+  read,
+  type Tensor,
+  type TensorType,
+  type Traced,
+  trace,
+  Variable,
+} from "../graph/index.ts";
 import { floats, inTraining, type Parameter } from "../nn/index.ts";
 import { add, div, fill, minimum, mul, sqrt, sum } from "../ops/index.ts";
 import type { Objective } from "./objectives.ts";
@@ -16,7 +26,8 @@ export interface StepOptions {
 const optimizerPrefix = "optimizer.";
 
 /** The optimizer's scalars under the names that the step knows them by. */
-export const prefixed = (scalars: Readonly<Record<string, number>>): Record<string, number> => Object.fromEntries(Object.entries(scalars).map(([name, v]) => [optimizerPrefix + name, v]));
+export const prefixed = (scalars: Readonly<Record<string, number>>): Record<string, number> =>
+  Object.fromEntries(Object.entries(scalars).map(([name, v]) => [optimizerPrefix + name, v]));
 
 function scalarTypes(optimizer: OptimizerState): Record<string, TensorType> {
   return Object.fromEntries(Object.keys(prefixed(optimizer.scalars(1, 0))).map((name) => [name, { dtype: "float32", shape: [] } as const]));
@@ -28,17 +39,24 @@ function globalNorm(gradients: readonly Tensor[]): Tensor {
 }
 
 /** Clips and applies gradients; returns their norm before clipping. */
-function applyGradients(gradients: readonly Tensor[], inputs: Readonly<Record<string, Tensor>>, { parameters, optimizer, maxGradientNorm }: StepOptions): Tensor {
+function applyGradients(
+  gradients: readonly Tensor[],
+  inputs: Readonly<Record<string, Tensor>>,
+  { parameters, optimizer, maxGradientNorm }: StepOptions,
+): Tensor {
   const norm = globalNorm(gradients);
   // The small constant and the order of operations are PyTorch's (clip_grad_norm_).
   const scale = maxGradientNorm === undefined ? undefined : minimum(div(maxGradientNorm, add(norm, 1e-6)), 1);
-  const scalars = Object.fromEntries(Object.keys(scalarTypes(optimizer)).map((name) => [name.slice(optimizerPrefix.length), inputs[name]!]));
+  const scalars = Object.fromEntries(
+    Object.keys(scalarTypes(optimizer)).map((name) => [name.slice(optimizerPrefix.length), inputs[name]!]),
+  );
   for (const [i, p] of parameters.entries()) optimizer.update(p, scale ? mul(gradients[i]!, scale) : gradients[i]!, scalars);
   return norm;
 }
 
 function requireParameters(parameters: readonly Parameter[]): void {
-  if (parameters.length === 0) throw new EspalierError("nothing-to-train", "No parameter is trainable: add a method such as lora(…), or unfreeze part of the model.");
+  if (parameters.length === 0)
+    throw new EspalierError("nothing-to-train", "No parameter is trainable: add a method such as lora(…), or unfreeze part of the model.");
 }
 
 /** One training step as one graph: loss, gradients, clipping and update. */
@@ -46,7 +64,10 @@ export function traceStep(types: Record<string, TensorType>, options: StepOption
   requireParameters(options.parameters);
   return trace({ ...types, ...scalarTypes(options.optimizer) }, (inputs) => {
     const { total, weight } = inTraining(() => options.objective.trace(inputs));
-    const gradients = grad(div(total, weight), options.parameters.map((p) => p.value));
+    const gradients = grad(
+      div(total, weight),
+      options.parameters.map((p) => p.value),
+    );
     return { total, weight, gradientNorm: applyGradients(gradients, inputs, options) };
   });
 }
@@ -68,7 +89,10 @@ export class Accumulator {
   traceBatch(types: Record<string, TensorType>): Traced {
     return trace(types, (inputs) => {
       const { total, weight } = inTraining(() => this.#options.objective.trace(inputs));
-      const gradients = grad(total, this.#options.parameters.map((p) => p.value));
+      const gradients = grad(
+        total,
+        this.#options.parameters.map((p) => p.value),
+      );
       for (const [i, sumVariable] of [...this.#sums.values()].entries()) assign(sumVariable, add(read(sumVariable), gradients[i]!));
       assign(this.#weight, add(read(this.#weight), weight));
       return { total, weight };

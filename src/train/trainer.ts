@@ -1,6 +1,6 @@
 import type { BatchSource } from "../data/index.ts";
 import { EspalierError, type Traced, type Variable } from "../graph/index.ts";
-import type { Module } from "../nn/index.ts";
+import { type Module, randomInputs } from "../nn/index.ts";
 import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
 import type { Method } from "./method.ts";
 import type { Objective } from "./objectives.ts";
@@ -97,7 +97,12 @@ class Trainer {
     this.#optimizer = options.optimizer.create(parameters);
     this.#variables = [...parameters, ...this.#optimizer.variables];
     const maxGradientNorm = options.maxGradientNorm ?? 1;
-    this.#stepOptions = { objective: options.objective, parameters, optimizer: this.#optimizer, ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }) };
+    this.#stepOptions = {
+      objective: options.objective,
+      parameters,
+      optimizer: this.#optimizer,
+      ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }),
+    };
     this.#accumulator = this.#accumulate > 1 ? new Accumulator(this.#stepOptions) : undefined;
     this.#run = options.directory === undefined ? undefined : new RunDirectory(options.directory);
   }
@@ -149,7 +154,11 @@ class Trainer {
   #start(): { step: number; tokens: number } {
     const { optimizer, methods = [], steps, seed = 0, config, resume } = this.#o;
     const latest = resume ? this.#run?.latestCheckpoint() : undefined;
-    if (resume && !latest) throw new EspalierError("nothing-to-resume", `${this.#o.directory ?? "The run"} holds no finished checkpoint to resume from; start it without resume.`);
+    if (resume && !latest)
+      throw new EspalierError(
+        "nothing-to-resume",
+        `${this.#o.directory ?? "The run"} holds no finished checkpoint to resume from; start it without resume.`,
+      );
     const state = latest ? this.#run!.loadCheckpoint(latest.path, this.#variables, this.#o.device) : { step: 0, tokens: 0 };
     if (!latest) {
       this.#run?.writeRun({
@@ -172,7 +181,9 @@ class Trainer {
     const { data, steps, seed = 0 } = this.#o;
     const learningRate = this.#o.optimizer.learningRate * (this.#o.schedule?.(step, steps) ?? 1);
     const scalars = prefixed(this.#optimizer.scalars(step, learningRate));
-    const common: Record<string, HostTensor> = Object.fromEntries(Object.entries(scalars).map(([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))]));
+    const common: Record<string, HostTensor> = Object.fromEntries(
+      Object.entries(scalars).map(([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))]),
+    );
     let [total, weight, tokens, gradientNorm] = [0, 0, 0, 0];
     const descriptions: string[] = [];
     for (let part = 0; part < this.#accumulate; part++) {
@@ -195,7 +206,9 @@ class Trainer {
 
   /** The training program for these shapes. */
   #program(feeds: Readonly<Record<string, HostTensor>>): Promise<Program> {
-    const key = Object.entries(feeds).map(([name, { dtype, shape }]) => `${name}:${dtype}[${shape}]`).join(" ");
+    const key = Object.entries(feeds)
+      .map(([name, { dtype, shape }]) => `${name}:${dtype}[${shape}]`)
+      .join(" ");
     let program = this.#programs.get(key);
     if (!program) {
       const types = Object.fromEntries(Object.entries(feeds).map(([name, { dtype, shape }]) => [name, { dtype, shape }]));
@@ -209,7 +222,10 @@ class Trainer {
   #stop(step: number, loss: number, gradientNorm: number, batch: string, checkpoint: string | undefined): never {
     const what = Number.isFinite(loss) ? `gradient norm became ${gradientNorm}` : `loss became ${loss}`;
     const last = checkpoint ? `The last finite checkpoint is ${checkpoint}.` : "No checkpoint was written before.";
-    throw new EspalierError("not-finite", `Step ${step}: the ${what} on ${batch}. ${last} Lower the learning rate, lengthen the warm-up, or look at that batch.`);
+    throw new EspalierError(
+      "not-finite",
+      `Step ${step}: the ${what} on ${batch}. ${last} Lower the learning rate, lengthen the warm-up, or look at that batch.`,
+    );
   }
 
   async dispose(): Promise<void> {
@@ -220,7 +236,7 @@ class Trainer {
 /** Inputs of the counter-based random numbers; a program without any ignores them. */
 function randomFeeds(seed: number, step: number): Record<string, HostTensor> {
   return {
-    "random.seed": hostTensor("int32", [], Int32Array.of(seed | 0)),
-    "random.step": hostTensor("int32", [], Int32Array.of(step)),
+    [randomInputs.seed]: hostTensor("int32", [], Int32Array.of(seed | 0)),
+    [randomInputs.step]: hostTensor("int32", [], Int32Array.of(step)),
   };
 }

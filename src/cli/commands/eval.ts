@@ -43,10 +43,17 @@ export function evalCommand(): Command {
       let task: Task;
       if (adapted.kind === "classification") {
         const unlabelled = examples.find((e) => e.label === undefined || !adapted.record.labels.includes(e.label));
-        if (unlabelled) throw new EspalierError("unseen-label", `${unlabelled.file} line ${unlabelled.line}: ${unlabelled.label === undefined ? "there is no label" : `the adapter does not know the label "${unlabelled.label}"`}; it tells ${adapted.record.labels.join(", ")} apart.`);
+        if (unlabelled)
+          throw new EspalierError(
+            "unseen-label",
+            `${unlabelled.file} line ${unlabelled.line}: ${unlabelled.label === undefined ? "there is no label" : `the adapter does not know the label "${unlabelled.label}"`}; it tells ${adapted.record.labels.join(", ")} apart.`,
+          );
         task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
       } else {
-        task = languageModelingTask(adapted.model, adapted.tokenizer, device, { ...common, sequenceLength: flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, adapted.model.config.max_position_embeddings) });
+        task = languageModelingTask(adapted.model, adapted.tokenizer, device, {
+          ...common,
+          sequenceLength: flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, adapted.model.config.max_position_embeddings),
+        });
       }
       const bar = terminal.progress("evaluate", 1);
       const metrics = await task.evaluate((done, of) => bar.update(done / of, flags.data));
@@ -58,5 +65,11 @@ export function evalCommand(): Command {
 }
 
 async function openBase(directory: string): Promise<Adapted> {
-  return { kind: "language-modeling", base: directory, tokenizer: await tokenizerFromDirectory(directory), model: loadCausalLM(directory), record: undefined };
+  return {
+    kind: "language-modeling",
+    base: directory,
+    tokenizer: await tokenizerFromDirectory(directory),
+    model: loadCausalLM(directory),
+    record: undefined,
+  };
 }

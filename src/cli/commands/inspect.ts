@@ -1,6 +1,6 @@
 import { writeFileSync } from "node:fs";
 import { Command, Option } from "commander";
-import { elementCount, EspalierError } from "../../graph/index.ts";
+import { EspalierError, elementCount } from "../../graph/index.ts";
 import { lora } from "../../methods/index.ts";
 import { loadCausalLM } from "../../models/index.ts";
 import { encode } from "../../onnx/index.ts";
@@ -42,28 +42,52 @@ export function inspectCommand(): Command {
     .action(async (flags: InspectFlags) => {
       const terminal = new Terminal();
       const model = loadCausalLM(flags.model);
-      if (flags.method === "lora") lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets }).weights!(model);
+      if (flags.method === "lora")
+        lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets })
+          .weights!(model);
       const count = (parameters: readonly { shape: readonly number[] }[]) => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
       const [total, trainable] = [count(model.parameters()), count(model.trainableParameters())];
       const type = { dtype: "int64", shape: [flags.batchSize, flags.maxLength] } as const;
       const parameters = model.trainableParameters();
-      const traced = traceStep({ ids: type, targets: type }, { objective: causalLanguageModel(model), parameters, optimizer: adamW({ learningRate: 1e-3 }).create(parameters), maxGradientNorm: 1 });
+      const traced = traceStep(
+        { ids: type, targets: type },
+        {
+          objective: causalLanguageModel(model),
+          parameters,
+          optimizer: adamW({ learningRate: 1e-3 }).create(parameters),
+          maxGradientNorm: 1,
+        },
+      );
       const estimate = estimateStep(traced);
       const peak = await MatmulPeak.create(cpu(), { size: 1024, products: 4 });
       await peak.measure();
       const stepSeconds = estimate.flops / ((await peak.measure()) * usualShareOfPeak);
       const memoryBytes = estimate.frozenBytes + estimate.stateBytes + estimate.activationBytes;
-      terminal.line(`model            ${flags.model} (${model.config.model_type}, ${model.config.num_hidden_layers} layers of width ${model.config.hidden_size}, vocabulary ${formatCount(model.config.vocab_size)}, context ${model.config.max_position_embeddings})`);
+      terminal.line(
+        `model            ${flags.model} (${model.config.model_type}, ${model.config.num_hidden_layers} layers of width ${model.config.hidden_size}, vocabulary ${formatCount(model.config.vocab_size)}, context ${model.config.max_position_embeddings})`,
+      );
       terminal.line(`parameters       ${formatCount(total)}`);
       terminal.line(`trainable        ${formatCount(trainable)} (${formatPercent(trainable / total, 2)})`);
       terminal.line(`one step         ${flags.batchSize} × ${flags.maxLength} tokens, ${(estimate.flops / 1e9).toFixed(1)} GFLOP`);
-      terminal.line(`estimated time   ${stepSeconds.toFixed(2)} s per step, ${formatCount(Math.round((flags.batchSize * flags.maxLength) / stepSeconds))} tokens/s`);
-      terminal.line(`estimated memory ${formatBytes(memoryBytes)}: weights ${formatBytes(estimate.frozenBytes)} (mapped), trained state ${formatBytes(estimate.stateBytes)}, intermediate values ${formatBytes(estimate.activationBytes)}`);
+      terminal.line(
+        `estimated time   ${stepSeconds.toFixed(2)} s per step, ${formatCount(Math.round((flags.batchSize * flags.maxLength) / stepSeconds))} tokens/s`,
+      );
+      terminal.line(
+        `estimated memory ${formatBytes(memoryBytes)}: weights ${formatBytes(estimate.frozenBytes)} (mapped), trained state ${formatBytes(estimate.stateBytes)}, intermediate values ${formatBytes(estimate.activationBytes)}`,
+      );
       if (flags.graph) {
         writeGraph(flags.graph, traced, terminal);
       }
       if (flags.json) {
-        terminal.json({ model: flags.model, totalParameters: total, trainableParameters: trainable, gflopPerStep: estimate.flops / 1e9, estimatedStepSeconds: stepSeconds, estimatedMemoryMB: Math.round(memoryBytes / 1e6), ...(flags.graph && { graph: flags.graph }) });
+        terminal.json({
+          model: flags.model,
+          totalParameters: total,
+          trainableParameters: trainable,
+          gflopPerStep: estimate.flops / 1e9,
+          estimatedStepSeconds: stepSeconds,
+          estimatedMemoryMB: Math.round(memoryBytes / 1e6),
+          ...(flags.graph && { graph: flags.graph }),
+        });
       }
     });
 }

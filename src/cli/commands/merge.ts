@@ -24,10 +24,15 @@ export function mergeCommand(): Command {
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: MergeFlags) => {
       const terminal = new Terminal();
-      if (flags.dtype !== "f32" && flags.dtype !== "bf16") throw new EspalierError("bad-option", `--dtype must be f32 or bf16, not "${flags.dtype}".`);
+      if (flags.dtype !== "f32" && flags.dtype !== "bf16")
+        throw new EspalierError("bad-option", `--dtype must be f32 or bf16, not "${flags.dtype}".`);
       const adapted = await openAdapted(flags.adapter, flags.model);
       const { modules } = mergeLora(adapted.model, cpu());
-      saveModel(flags.output, adapted.model, { source: adapted.base, dtype: flags.dtype, ...(adapted.kind === "classification" && { labels: adapted.record.labels }) });
+      saveModel(flags.output, adapted.model, {
+        source: adapted.base,
+        dtype: flags.dtype,
+        ...(adapted.kind === "classification" && { labels: adapted.record.labels }),
+      });
       terminal.line(`Merged ${modules.length} adapters into ${flags.output} (${flags.dtype}).`);
       if (flags.json) terminal.json({ output: flags.output, merged: modules, dtype: flags.dtype });
     });

@@ -17,13 +17,25 @@ export function methodsCommand(): Command {
         return;
       }
       const method = catalogue.find((m) => m.card.slug === slug);
-      if (!method) throw new EspalierError("no-method", `There is no method "${slug}". Nearest: ${nearestNames(slug, catalogue.map((m) => m.card.slug)).join(", ")}.`);
+      if (!method)
+        throw new EspalierError(
+          "no-method",
+          `There is no method "${slug}". Nearest: ${nearestNames(
+            slug,
+            catalogue.map((m) => m.card.slug),
+          ).join(", ")}.`,
+        );
       const { card } = method;
-      const options = z.toJSONSchema(method.schema, { io: "input" }) as { properties?: Record<string, { type?: string; default?: unknown; enum?: unknown[] }> };
+      const options = z.toJSONSchema(method.schema, { io: "input" }) as {
+        properties?: Record<string, { type?: string; default?: unknown; enum?: unknown[] }>;
+      };
       terminal.line(`${card.slug}: ${card.summary}`);
       terminal.line(`${card.paper.authors}, "${card.paper.title}" (${card.paper.year})`);
       terminal.line(`changes: ${card.seams.join(", ")}`);
-      for (const [name, option] of Object.entries(options.properties ?? {})) terminal.line(`  ${name.padEnd(16)} ${(option.enum?.join(" | ") ?? option.type ?? "").padEnd(24)} default ${JSON.stringify(option.default)}`);
+      for (const [name, option] of Object.entries(options.properties ?? {}))
+        terminal.line(
+          `  ${name.padEnd(16)} ${(option.enum?.join(" | ") ?? option.type ?? "").padEnd(24)} default ${JSON.stringify(option.default)}`,
+        );
       if (flags.json) terminal.json({ ...card, options: options.properties });
     });
 }

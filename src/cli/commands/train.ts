@@ -2,9 +2,9 @@ import { existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
-import { readExamples } from "../../data/records.ts";
 import { type Example, splitExamples } from "../../data/index.ts";
-import { elementCount, EspalierError } from "../../graph/index.ts";
+import { readExamples } from "../../data/records.ts";
+import { EspalierError, elementCount } from "../../graph/index.ts";
 import { tokenizerFromDirectory } from "../../inputs/text/tokenizer-directory.ts";
 import { lora } from "../../methods/index.ts";
 import { loadCausalLM, loadSequenceClassifier } from "../../models/index.ts";
@@ -12,7 +12,7 @@ import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import type { Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers.ts";
-import { schedule, type ScheduleName, scheduleNames } from "../../train/schedules.ts";
+import { type ScheduleName, schedule, scheduleNames } from "../../train/schedules.ts";
 import { classificationTask, collectLabels, defaultTemplate, initialiseHeadFromLabels } from "../../train/tasks/classification.ts";
 import { languageModelingTask } from "../../train/tasks/language-modeling.ts";
 import type { Task } from "../../train/tasks/task.ts";
@@ -81,7 +81,9 @@ export function trainCommand(): Command {
     .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), or .txt")
     .option("--model <directory>", "base model in the Hugging Face layout (default: the embedded sapling)", defaultModel)
     .option("--eval-data <file>", "held-out data; without it a part of --data is held out")
-    .addOption(new Option("--task <task>", "default: classification when the data has labels").choices(["classification", "language-modeling"]))
+    .addOption(
+      new Option("--task <task>", "default: classification when the data has labels").choices(["classification", "language-modeling"]),
+    )
     .option("--text-column <name>", "column or key of the text (default: text)")
     .option("--label-column <name>", "column or key of the label (default: label)")
     .option("--template <text>", "how a text is put to a classifier", defaultTemplate)
@@ -119,16 +121,31 @@ export function trainCommand(): Command {
 export async function runTrain(flags: TrainFlags, terminal: Terminal): Promise<TrainSummary> {
   const started = Date.now();
   const run = runDirectory(flags);
-  const signal = interruption(() => terminal.line("Stopping after this step; a checkpoint is written. Press Ctrl-C again to stop at once."));
+  const signal = interruption(() =>
+    terminal.line("Stopping after this step; a checkpoint is written. Press Ctrl-C again to stop at once."),
+  );
 
   const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
   const { task, majority } = await prepareTask(flags, device, terminal);
   const { model } = task;
-  const methods: Method[] = flags.method === "lora" ? [lora({ rank: flags.rank, alpha: flags.alpha ?? 2 * flags.rank, dropout: flags.dropout, targets: flags.targets.length === 1 && flags.targets[0] === "all-linear" ? "all-linear" : flags.targets, seed: flags.seed })] : [];
+  const methods: Method[] =
+    flags.method === "lora"
+      ? [
+          lora({
+            rank: flags.rank,
+            alpha: flags.alpha ?? 2 * flags.rank,
+            dropout: flags.dropout,
+            targets: flags.targets.length === 1 && flags.targets[0] === "all-linear" ? "all-linear" : flags.targets,
+            seed: flags.seed,
+          }),
+        ]
+      : [];
   for (const method of methods) method.weights?.(model);
   const count = (parameters: readonly { shape: readonly number[] }[]) => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
   const [totalParameters, trainableParameters] = [count(model.parameters()), count(model.trainableParameters())];
-  terminal.line(`${formatCount(trainableParameters)} of ${formatCount(totalParameters)} parameters are trained (${formatPercent(trainableParameters / totalParameters, 2)}).`);
+  terminal.line(
+    `${formatCount(trainableParameters)} of ${formatCount(totalParameters)} parameters are trained (${formatPercent(trainableParameters / totalParameters, 2)}).`,
+  );
   for (const note of task.notes) terminal.line(note);
 
   const before = await evaluate(task, "base", terminal);
@@ -156,7 +173,10 @@ export async function runTrain(flags: TrainFlags, terminal: Terminal): Promise<T
     signal,
     onStep({ step, loss, tokensPerSecond, memory }) {
       const left = ((Date.now() - stepsStarted) / 1000 / step) * (steps - step);
-      bar.update(step, `loss ${loss.toFixed(3)}  ${formatCount(Math.round(tokensPerSecond))} tokens/s  ${formatDuration(left)} left  ${formatBytes(memory)}`);
+      bar.update(
+        step,
+        `loss ${loss.toFixed(3)}  ${formatCount(Math.round(tokensPerSecond))} tokens/s  ${formatDuration(left)} left  ${formatBytes(memory)}`,
+      );
     },
     onEvaluation: (step, metrics) => terminal.line(`step ${step}: held-out ${formatMetrics(metrics)}`),
   });
@@ -197,7 +217,8 @@ export async function runTrain(flags: TrainFlags, terminal: Terminal): Promise<T
 function runDirectory(flags: TrainFlags): string {
   const taken = (path: string) => existsSync(join(path, "run.json"));
   if (flags.run !== undefined) {
-    if (taken(flags.run) && !flags.resume) throw new EspalierError("run-exists", `${flags.run} holds a run already. Continue it with --resume, or give another --run.`);
+    if (taken(flags.run) && !flags.resume)
+      throw new EspalierError("run-exists", `${flags.run} holds a run already. Continue it with --resume, or give another --run.`);
     return flags.run;
   }
   const base = join("runs", basename(flags.data).replace(/\.\w+$/, ""));
@@ -215,14 +236,25 @@ async function evaluate(task: Task, label: string, terminal: Terminal): Promise<
   return metrics;
 }
 
-const formatMetrics = (metrics: Readonly<Record<string, number>>): string => Object.entries(metrics).map(([name, v]) => `${name} ${v.toFixed(4)}`).join("  ");
+const formatMetrics = (metrics: Readonly<Record<string, number>>): string =>
+  Object.entries(metrics)
+    .map(([name, v]) => `${name} ${v.toFixed(4)}`)
+    .join("  ");
 
-async function prepareTask(flags: TrainFlags, device: Device, terminal: Terminal): Promise<{ task: Task; majority?: { label: string; accuracy: number } }> {
+async function prepareTask(
+  flags: TrainFlags,
+  device: Device,
+  terminal: Terminal,
+): Promise<{ task: Task; majority?: { label: string; accuracy: number } }> {
   const columns = { textColumn: flags.textColumn, labelColumn: flags.labelColumn };
   const examples = readExamples(flags.data, columns);
   const labelled = examples[0]!.label !== undefined;
   const name = flags.task ?? (labelled ? "classification" : "language-modeling");
-  if (name === "classification" && !labelled) throw new EspalierError("no-labels", `${flags.data} has no labels; classification needs a label for every text (--label-column names the column).`);
+  if (name === "classification" && !labelled)
+    throw new EspalierError(
+      "no-labels",
+      `${flags.data} has no labels; classification needs a label for every text (--label-column names the column).`,
+    );
   const tokenizer = await tokenizerFromDirectory(flags.model);
   const { train: trainExamples, heldOut } = hold(examples, name, flags, columns, terminal);
   const common = { batchSize: flags.batchSize, seed: flags.seed, train: trainExamples, heldOut };
@@ -235,16 +267,32 @@ async function prepareTask(flags: TrainFlags, device: Device, terminal: Terminal
   const model = loadSequenceClassifier(flags.model, labels);
   checkLength(flags, model.config.max_position_embeddings);
   initialiseHeadFromLabels(model, tokenizer, labels, device);
-  const task = classificationTask(model, tokenizer, device, { ...common, labels, template: flags.template, maxLength: flags.maxLength, positive: flags.positive });
+  const task = classificationTask(model, tokenizer, device, {
+    ...common,
+    labels,
+    template: flags.template,
+    maxLength: flags.maxLength,
+    positive: flags.positive,
+  });
   terminal.line(`Held-out majority class "${task.majority.label}": accuracy ${task.majority.accuracy.toFixed(4)}.`);
   return { task, majority: task.majority };
 }
 
 function checkLength(flags: TrainFlags, context: number): void {
-  if (flags.maxLength > context) throw new EspalierError("bad-option", `--max-length ${flags.maxLength} is longer than the context of ${flags.model}, ${context} tokens.`);
+  if (flags.maxLength > context)
+    throw new EspalierError(
+      "bad-option",
+      `--max-length ${flags.maxLength} is longer than the context of ${flags.model}, ${context} tokens.`,
+    );
 }
 
-function hold(examples: Example[], name: string, flags: TrainFlags, columns: object, terminal: Terminal): { train: readonly Example[]; heldOut: readonly Example[] } {
+function hold(
+  examples: Example[],
+  name: string,
+  flags: TrainFlags,
+  columns: object,
+  terminal: Terminal,
+): { train: readonly Example[]; heldOut: readonly Example[] } {
   if (flags.evalData !== undefined) return { train: examples, heldOut: readExamples(flags.evalData, columns) };
   // One long text is cut in two: its last part is held out.
   if (name === "language-modeling" && examples.length === 1) {

@@ -1,5 +1,5 @@
 import type { Tensor } from "../../graph/index.ts";
-import { type Initializer, Linear, Module, type Parameter, zeros } from "../../nn/index.ts";
+import { dropout, type Initializer, Linear, Module, type Parameter, zeros } from "../../nn/index.ts";
 import { add, linear, matmul } from "../../ops/index.ts";
 
 /**
@@ -33,7 +33,7 @@ export class LoraLinear extends Module {
 
   forward(x: Tensor): Tensor {
     const y = linear(x, this.weight.value);
-    const low = this.lora_A.forward(x);
+    const low = this.lora_A.forward(dropout(x, this.dropout));
     const adapted = add(y, matmul(low, this.lora_B.weight.value, { transposeB: true, alpha: this.scaling }));
     return this.bias ? add(adapted, this.bias.value) : adapted;
   }

@@ -39,7 +39,11 @@ export const lora = defineMethod(
     slug: "lora",
     family: "adapters",
     summary: "train a low-rank update beside each frozen weight matrix",
-    paper: { title: "LoRA: Low-Rank Adaptation of Large Language Models", authors: "Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang and Chen", year: 2021 },
+    paper: {
+      title: "LoRA: Low-Rank Adaptation of Large Language Models",
+      authors: "Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang and Chen",
+      year: 2021,
+    },
     seams: ["weights"],
   },
   schema,
@@ -57,7 +61,8 @@ export const lora = defineMethod(
           model.replace(path, new LoraLinear(layer, { rank, scaling: alpha / rank, dropout: options.dropout, initA }));
         }
         model.assignNames();
-        for (const [path, parameter] of model.namedParameters()) if (trainsInFull(path, modulesToSave) || trainsBias(path, bias, model)) parameter.frozen = false;
+        for (const [path, parameter] of model.namedParameters())
+          if (trainsInFull(path, modulesToSave) || trainsBias(path, bias, model)) parameter.frozen = false;
       },
       save(directory, { base, parameters, model }) {
         const saved = modulesToSave.filter((name) => parameters.some((p) => trainsInFull(p.name, [name])));
@@ -80,7 +85,8 @@ export const lora = defineMethod(
   },
 );
 
-const trainsInFull = (path: string, modules: readonly string[]): boolean => modules.some((name) => path.startsWith(`${name}.`) || path.includes(`.${name}.`));
+const trainsInFull = (path: string, modules: readonly string[]): boolean =>
+  modules.some((name) => path.startsWith(`${name}.`) || path.includes(`.${name}.`));
 
 function trainsBias(path: string, bias: "none" | "lora_only" | "all", model: Module): boolean {
   if (bias === "none" || !path.endsWith(".bias")) return false;
@@ -92,17 +98,27 @@ export function loadLora(model: Module, directory: string): { parameters: readon
   const { config, tensors } = readPeftAdapter(directory);
   const unsupported = unsupportedPeftOptions(config);
   if (unsupported.length > 0) {
-    throw new EspalierError("adapter-config", `${directory}: the adapter uses ${unsupported.map((o) => `${o.option} = ${JSON.stringify(o.value)}`).join(", ")}, which Espalier does not compute: its results would differ from PEFT's.`);
+    throw new EspalierError(
+      "adapter-config",
+      `${directory}: the adapter uses ${unsupported.map((o) => `${o.option} = ${JSON.stringify(o.value)}`).join(", ")}, which Espalier does not compute: its results would differ from PEFT's.`,
+    );
   }
   const modulesToSave = config.modules_to_save ?? [];
   const found = findTargets(model, (config.target_modules ?? []) as string[] | string, modulesToSave);
   model.freeze();
   for (const [path, layer] of found) {
     const { rank, scale } = loraScaling(config, path);
-    model.replace(path, new LoraLinear(layer, { rank, scaling: scale, dropout: config.lora_dropout, initA: kaimingUniform(new Random(0)) }));
+    model.replace(
+      path,
+      new LoraLinear(layer, { rank, scaling: scale, dropout: config.lora_dropout, initA: kaimingUniform(new Random(0)) }),
+    );
   }
   model.assignNames();
-  const places = new Map([...model.namedParameters()].filter(([path]) => path.includes(".lora_") || trainsInFull(path, modulesToSave) || trainsBias(path, config.bias, model)));
+  const places = new Map(
+    [...model.namedParameters()].filter(
+      ([path]) => path.includes(".lora_") || trainsInFull(path, modulesToSave) || trainsBias(path, config.bias, model),
+    ),
+  );
   placeTensors(directory, places, tensors);
   for (const p of places.values()) p.frozen = false;
   return { parameters: [...places.values()] };
@@ -114,11 +130,11 @@ function placeTensors(directory: string, places: ReadonlyMap<string, Parameter>,
   if (unmatched.length > 0 || missing.length > 0) {
     const list = (names: string[]) => `${names.slice(0, 3).join(", ")}${names.length > 3 ? ` and ${names.length - 3} more` : ""}`;
     const parts = [
-      unmatched.length > 0 && `${unmatched.length} tensors of the adapter match nothing in the model: ${list(unmatched)} (nearest: ${nearestNames(unmatched[0]!, places.keys(), 1).join()})`,
+      unmatched.length > 0 &&
+        `${unmatched.length} tensors of the adapter match nothing in the model: ${list(unmatched)} (nearest: ${nearestNames(unmatched[0]!, places.keys(), 1).join()})`,
       missing.length > 0 && `the adapter lacks ${list(missing)}`,
     ].filter(Boolean);
     throw new EspalierError("adapter-tensors", `${directory}: the adapter does not fit this model: ${parts.join("; ")}.`);
   }
   for (const [name, parameter] of places) parameter.storage = tensors.get(name)!;
 }
-

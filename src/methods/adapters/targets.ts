@@ -7,10 +7,17 @@ export type Targets = readonly string[] | string;
 /** The Linears that `targets` choose, with their paths. Heads in `excluded` are trained in full and never adapted. */
 export function findTargets(model: Module, targets: Targets, excluded: readonly string[] = []): [path: string, layer: Linear][] {
   const isExcluded = (path: string) => excluded.some((name) => path === name || path.endsWith(`.${name}`));
-  const linears = [...model.namedModules()].filter((entry): entry is [string, Linear] => entry[1] instanceof Linear && !isExcluded(entry[0]));
+  const linears = [...model.namedModules()].filter(
+    (entry): entry is [string, Linear] => entry[1] instanceof Linear && !isExcluded(entry[0]),
+  );
   const matches = matcher(targets);
   const found = linears.filter(([path]) => matches(path));
-  const unmatched = typeof targets === "string" ? (found.length === 0 ? [targets] : []) : targets.filter((t) => !linears.some(([path]) => endsWithName(path, t)));
+  const unmatched =
+    typeof targets === "string"
+      ? found.length === 0
+        ? [targets]
+        : []
+      : targets.filter((t) => !linears.some(([path]) => endsWithName(path, t)));
   if (unmatched.length > 0 || found.length === 0) {
     const endings = [...new Set(linears.map(([path]) => path.split(".").at(-1)!))];
     const [first = ""] = unmatched;
@@ -31,6 +38,10 @@ function matcher(targets: Targets): (path: string) => boolean {
     const expression = new RegExp(`^(?:${targets})$`);
     return (path) => expression.test(path);
   } catch (cause) {
-    throw new EspalierError("bad-option", `targets: ${JSON.stringify(targets)} is not a regular expression: ${cause instanceof Error ? cause.message : cause}`, { cause });
+    throw new EspalierError(
+      "bad-option",
+      `targets: ${JSON.stringify(targets)} is not a regular expression: ${cause instanceof Error ? cause.message : cause}`,
+      { cause },
+    );
   }
 }

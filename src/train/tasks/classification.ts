@@ -29,13 +29,18 @@ export class ClassifierEncoder {
 
   constructor(tokenizer: Tokenizer, { template, maxLength }: ClassifierOptions) {
     const [before, after, ...more] = template.split("{text}");
-    if (after === undefined || more.length > 0) throw new EspalierError("bad-option", `The template ${JSON.stringify(template)} must contain {text} once.`);
+    if (after === undefined || more.length > 0)
+      throw new EspalierError("bad-option", `The template ${JSON.stringify(template)} must contain {text} once.`);
     const encode = (text: string) => (text === "" ? [] : tokenizer.encode(text, { addSpecialTokens: false }));
     this.#tokenizer = tokenizer;
     this.#before = [...(tokenizer.bosId === undefined ? [] : [tokenizer.bosId]), ...encode(before!)];
     this.#after = encode(after);
     this.#maxLength = maxLength;
-    if (this.#room < 1) throw new EspalierError("bad-option", `A length of ${maxLength} tokens leaves no room for the text: the template alone takes ${this.#before.length + this.#after.length}.`);
+    if (this.#room < 1)
+      throw new EspalierError(
+        "bad-option",
+        `A length of ${maxLength} tokens leaves no room for the text: the template alone takes ${this.#before.length + this.#after.length}.`,
+      );
   }
 
   get #room(): number {
@@ -82,7 +87,11 @@ export class Classifier {
   }
 
   /** Logits of every example, and the mean loss of those with labels. */
-  async logits(examples: readonly EncodedExample[], batchSize: number, onProgress?: (done: number, of: number) => void): Promise<{ logits: Float32Array[]; loss: number }> {
+  async logits(
+    examples: readonly EncodedExample[],
+    batchSize: number,
+    onProgress?: (done: number, of: number) => void,
+  ): Promise<{ logits: Float32Array[]; loss: number }> {
     const { padId, maxLength } = this.#options;
     const source = classificationBatches(examples, { batchSize, padId, buckets: lengthBuckets(maxLength), shuffle: false });
     const logits: Float32Array[] = new Array(examples.length);
@@ -90,7 +99,8 @@ export class Classifier {
       source,
       (step, outputs) => {
         const data = outputs.logits!.data as Float32Array;
-        for (const [row, index] of source.indices(step).entries()) if (index >= 0) logits[index] = data.slice(row * this.labels.length, (row + 1) * this.labels.length);
+        for (const [row, index] of source.indices(step).entries())
+          if (index >= 0) logits[index] = data.slice(row * this.labels.length, (row + 1) * this.labels.length);
       },
       onProgress,
     );
@@ -111,16 +121,25 @@ export class Classifier {
 }
 
 /** Few lengths, so that few programs are compiled. */
-export const lengthBuckets = (maxLength: number): number[] => [...new Set([maxLength / 4, maxLength / 2, maxLength].map((n) => Math.max(1, Math.ceil(n))))];
+export const lengthBuckets = (maxLength: number): number[] => [
+  ...new Set([maxLength / 4, maxLength / 2, maxLength].map((n) => Math.max(1, Math.ceil(n)))),
+];
 
 /** The labels of the training examples in alphabetical order; every example must have one, and held-out labels must occur in training. */
 export function collectLabels(train: readonly Example[], heldOut: readonly Example[]): string[] {
   const labels = [...new Set(train.map((e) => e.label))].sort() as string[];
-  if (labels.length < 2) throw new EspalierError("one-label", `Classification needs at least two labels in the training data; it has ${labels.length === 1 ? `only "${labels[0]}"` : "none"}.`);
+  if (labels.length < 2)
+    throw new EspalierError(
+      "one-label",
+      `Classification needs at least two labels in the training data; it has ${labels.length === 1 ? `only "${labels[0]}"` : "none"}.`,
+    );
   const unseen = heldOut.filter((e) => !labels.includes(e.label!));
   if (unseen.length > 0) {
     const [first] = unseen as [Example];
-    throw new EspalierError("unseen-label", `${first.file} line ${first.line}: the label "${first.label}" never occurs in the training data (${labels.join(", ")}); ${unseen.length} held-out examples have such labels. Add training examples of it or remove them.`);
+    throw new EspalierError(
+      "unseen-label",
+      `${first.file} line ${first.line}: the label "${first.label}" never occurs in the training data (${labels.join(", ")}); ${unseen.length} held-out examples have such labels. Add training examples of it or remove them.`,
+    );
   }
   return labels;
 }
@@ -129,7 +148,12 @@ export function collectLabels(train: readonly Example[], heldOut: readonly Examp
  * Gives the head the output embedding of each label's first token, so that the untrained model answers as the language model would: the
  * zero-shot baseline, and where training starts from.
  */
-export function initialiseHeadFromLabels(model: LlamaForSequenceClassification, tokenizer: Tokenizer, labels: readonly string[], device: Device): void {
+export function initialiseHeadFromLabels(
+  model: LlamaForSequenceClassification,
+  tokenizer: Tokenizer,
+  labels: readonly string[],
+  device: Device,
+): void {
   const { weight } = model.model.embed_tokens;
   const width = weight.shape[1]!;
   const table = device.read(weight).data as Float32Array;
@@ -153,26 +177,47 @@ export interface ClassificationTaskOptions extends ClassifierOptions {
 }
 
 /** One label per text. The model's head must have one row per label, in the order of `labels`. */
-export function classificationTask(model: LlamaForSequenceClassification, tokenizer: Tokenizer, device: Device, options: ClassificationTaskOptions): Task & { majority: { label: string; accuracy: number } } {
+export function classificationTask(
+  model: LlamaForSequenceClassification,
+  tokenizer: Tokenizer,
+  device: Device,
+  options: ClassificationTaskOptions,
+): Task & { majority: { label: string; accuracy: number } } {
   const { labels, train, heldOut, batchSize, seed } = options;
   const encoder = new ClassifierEncoder(tokenizer, options);
-  const prepare = (examples: readonly Example[]) => encoder.encode(examples.map((e) => ({ text: e.text, label: labels.indexOf(e.label!), description: `${e.file}:${e.line}` })));
+  const prepare = (examples: readonly Example[]) =>
+    encoder.encode(examples.map((e) => ({ text: e.text, label: labels.indexOf(e.label!), description: `${e.file}:${e.line}` })));
   const [trainSet, heldSet] = [prepare(train), prepare(heldOut)];
   const actual = heldSet.examples.map((e) => e.label!);
   const counts = labels.map((_, i) => trainSet.examples.filter((e) => e.label === i).length);
   const positive = options.positive ?? (labels.length === 2 ? labels[counts[0]! <= counts[1]! ? 0 : 1]! : undefined);
-  if (positive !== undefined && !labels.includes(positive)) throw new EspalierError("bad-option", `The positive label "${positive}" does not occur in the data (${labels.join(", ")}).`);
+  if (positive !== undefined && !labels.includes(positive))
+    throw new EspalierError("bad-option", `The positive label "${positive}" does not occur in the data (${labels.join(", ")}).`);
   const classifier = new Classifier(model, tokenizer, device, options);
   const majority = majorityClass(trainSet.examples.map((e) => e.label!));
-  const record: TaskRecord = { task: "classification", labels, template: options.template, maxLength: options.maxLength, ...(positive !== undefined && { positive }) };
+  const record: TaskRecord = {
+    task: "classification",
+    labels,
+    template: options.template,
+    maxLength: options.maxLength,
+    ...(positive !== undefined && { positive }),
+  };
   return {
     name: "classification",
     model,
     objective: sequenceClassification(model),
-    train: classificationBatches(trainSet.examples, { batchSize, padId: tokenizer.padId ?? tokenizer.eosId ?? 0, buckets: lengthBuckets(options.maxLength), seed }),
+    train: classificationBatches(trainSet.examples, {
+      batchSize,
+      padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+      buckets: lengthBuckets(options.maxLength),
+      seed,
+    }),
     notes: [
       `${train.length} training and ${heldOut.length} held-out texts; labels ${labels.map((l, i) => `${l} ${counts[i]}`).join(", ")} in training`,
-      ...[["training", trainSet.truncation], ["held-out", heldSet.truncation]].flatMap(([name, t]) => truncationNote(name as string, t as Truncation)),
+      ...[
+        ["training", trainSet.truncation],
+        ["held-out", heldSet.truncation],
+      ].flatMap(([name, t]) => truncationNote(name as string, t as Truncation)),
     ],
     metric: "accuracy",
     majority: { label: labels[majority.label]!, accuracy: actual.filter((l) => l === majority.label).length / actual.length },
@@ -185,12 +230,25 @@ export function classificationTask(model: LlamaForSequenceClassification, tokeni
       const p = labels.indexOf(positive);
       const margin = logits.map((row) => row[p]! - row[1 - p]!);
       const { precision, recall, f1 } = precisionRecallF1(predicted, actual, p);
-      return { ...common, f1, precision, recall, rocAuc: rocAuc(margin, actual.map((l) => l === p)) };
+      return {
+        ...common,
+        f1,
+        precision,
+        recall,
+        rocAuc: rocAuc(
+          margin,
+          actual.map((l) => l === p),
+        ),
+      };
     },
     dispose: () => classifier.dispose(),
   };
 }
 
 function truncationNote(name: string, { count, of, longest, limit }: Truncation): string[] {
-  return count === 0 ? [] : [`${count} of ${of} ${name} texts are longer than ${limit} tokens (the longest has ${longest}): their ends were cut off; --max-length changes that`];
+  return count === 0
+    ? []
+    : [
+        `${count} of ${of} ${name} texts are longer than ${limit} tokens (the longest has ${longest}): their ends were cut off; --max-length changes that`,
+      ];
 }

@@ -25,7 +25,11 @@ function tokens(examples: readonly Example[], tokenizer: Tokenizer): Int32Array 
 export function languageModelingTask(model: LlamaForCausalLM, tokenizer: Tokenizer, device: Device, options: LanguageTaskOptions): Task {
   const { batchSize, sequenceLength, seed } = options;
   const [trainTokens, heldTokens] = [tokens(options.train, tokenizer), tokens(options.heldOut, tokenizer)];
-  if (heldTokens.length < 2) throw new EspalierError("no-held-out", "The held-out part of the data holds no text to evaluate on. Give more data, a larger --held-out, or --eval-data.");
+  if (heldTokens.length < 2)
+    throw new EspalierError(
+      "no-held-out",
+      "The held-out part of the data holds no text to evaluate on. Give more data, a larger --held-out, or --eval-data.",
+    );
   const bytes = options.heldOut.reduce((n, { text }) => n + new TextEncoder().encode(text).length, 0);
   const objective = causalLanguageModel(model);
   const evaluator = new Evaluator(device, objective);
@@ -35,7 +39,9 @@ export function languageModelingTask(model: LlamaForCausalLM, tokenizer: Tokeniz
     model,
     objective,
     train: languageBatches(trainTokens, { batchSize, sequenceLength, seed }),
-    notes: [`${trainTokens.length} training and ${heldTokens.length} held-out tokens (${bytes} bytes of held-out text), in windows of ${sequenceLength} tokens`],
+    notes: [
+      `${trainTokens.length} training and ${heldTokens.length} held-out tokens (${bytes} bytes of held-out text), in windows of ${sequenceLength} tokens`,
+    ],
     metric: "bitsPerByte",
     record: { task: "language-modeling", sequenceLength },
     async evaluate(onProgress) {
