@@ -1,4 +1,4 @@
-import type { Values } from "./harness.ts";
+import type { Values } from "./values.ts";
 
 /**
  * The slope of `loss` along each element of one input. In float64 the central difference with step 1e-5 is good to about 1e-9; in float32

@@ -1,10 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { grad, vjp } from "../../src/autodiff/index.ts";
 import {
-  allocate,
   type DType,
   EspalierError,
-  elementCount,
   Graph,
   isFloat,
   type Shape,
@@ -15,16 +13,12 @@ import {
   tracing,
 } from "../../src/graph/index.ts";
 import { mul, sum, zerosLike } from "../../src/ops/index.ts";
-import { type HostTensor, hostTensor, type Program } from "../../src/runtime/device.ts";
+import type { HostTensor, Program } from "../../src/runtime/device.ts";
 import { centralDifferences } from "./differences.ts";
 import { device, providers } from "./providers.ts";
+import { expectClose, host, numbers, sample, type Values } from "./values.ts";
 
-/** Numbers for one operand. Without a dtype they are floats, of the width that the check needs. */
-export interface Values {
-  dtype?: DType;
-  shape: readonly number[];
-  data: readonly number[];
-}
+export * from "./values.ts";
 
 export type Operands<K extends string> = Record<K, Tensor>;
 
@@ -44,47 +38,7 @@ export interface OpCase<K extends string> {
   tolerance?: number;
 }
 
-export const values = (shape: readonly number[], data: readonly number[], dtype?: DType): Values => ({ shape, data, dtype });
-export const vector = (...data: number[]): Values => ({ shape: [data.length], data });
-export const ids = (shape: readonly number[], ...data: number[]): Values => ({ shape, data, dtype: "int64" });
-export const bools = (shape: readonly number[], ...data: number[]): Values => ({ shape, data, dtype: "bool" });
-
-/** Reproducible, irregular numbers between `low` and `high`. */
-export function sample(shape: readonly number[], low = -1, high = 1, seed = 1): Values {
-  const data = Array.from({ length: elementCount(shape) }, (_, i) => {
-    const x = Math.sin((i + 1) * 12.9898 + seed * 78.233) * 43758.5453;
-    return Math.fround(low + (x - Math.floor(x)) * (high - low));
-  });
-  return { shape, data };
-}
-
-export function host({ shape, data, dtype }: Values, float: DType): HostTensor {
-  const type = dtype ?? float;
-  const array = allocate(type, data.length);
-  for (const [i, v] of data.entries()) array[i] = type === "int64" ? BigInt(v) : v;
-  return hostTensor(type, shape, array);
-}
-
-const numbers = (t: HostTensor): number[] => Array.from(t.data as ArrayLike<number | bigint>, Number);
 const listed = (y: Tensor | readonly Tensor[]): readonly Tensor[] => (Array.isArray(y) ? y : [y as Tensor]);
-
-/** Element by element, |actual − expected| ≤ tolerance · (1 + |expected|). */
-export function expectClose(actual: readonly number[], expected: readonly number[], tolerance: number, what: string): void {
-  expect(actual.length, `${what}: number of elements`).toBe(expected.length);
-  const worst = expected.reduce((at, e, i) => (deviation(actual[i]!, e) > deviation(actual[at]!, expected[at]!) ? i : at), 0);
-  if (expected.length > 0 && !(deviation(actual[worst]!, expected[worst]!) <= tolerance)) {
-    const show = (list: readonly number[]) => list.slice(0, 24).map((v) => Number(v.toPrecision(7)));
-    expect.fail(
-      `${what}: element ${worst} is ${actual[worst]}, expected ${expected[worst]}\n  got      ${show(actual)}\n  expected ${show(expected)}`,
-    );
-  }
-}
-
-function deviation(a: number, e: number): number {
-  if (Object.is(a, e) || a === e) return 0;
-  const d = Math.abs(a - e) / (1 + Math.abs(e));
-  return Number.isNaN(d) ? Number.POSITIVE_INFINITY : d;
-}
 
 interface Differentiated {
   traced: Traced;
@@ -295,6 +249,23 @@ export function checkSymbolic<K extends string>(
       }
       await program.dispose();
     });
+  }
+}
+
+/** Fails where a provider's values or gradients differ from the CPU's by more than 1e-4 of the tensor's largest element. */
+export async function compareProviders<K extends string>(c: Pick<OpCase<K>, "inputs" | "fn" | "wrt">): Promise<void> {
+  const run = (provider: string) => {
+    const d = differentiate(typesOf(c.inputs, "float32"), c.fn, c.wrt ?? floatInputs(c.inputs));
+    return runOnce(provider, d.traced, { ...feedsOf(c.inputs, "float32"), ...feedsOf(d.seeds, "float32") });
+  };
+  const expected = await run("cpu");
+  for (const provider of providers.filter((p) => p !== "cpu")) {
+    const actual = await run(provider);
+    for (const [name, e] of Object.entries(expected)) {
+      const scale = Math.max(1e-3, ...numbers(e).map(Math.abs));
+      const relative = (t: HostTensor) => numbers(t).map((v) => v / scale);
+      expectClose(relative(actual[name]!), relative(e), 1e-4, `${name} on ${provider}`);
+    }
   }
 }
 
