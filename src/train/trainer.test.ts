@@ -1,0 +1,164 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { BatchSource } from "../data/index.ts";
+import { Random } from "../graph/index.ts";
+import { lora } from "../methods/index.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
+import { hostTensor } from "../runtime/index.ts";
+import { cpu } from "../runtime/node.ts";
+import { Evaluator } from "./evaluate.ts";
+import { causalLanguageModel } from "./objectives.ts";
+import { adamW } from "./optimizers.ts";
+import { schedule } from "./schedules.ts";
+import { type TrainOptions, train } from "./trainer.ts";
+
+const config = llamaConfigSchema.parse({ vocab_size: 32, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 32 });
+
+/** A language that a model can learn: every token is the one before plus three. */
+function counting(batchSize: number): BatchSource {
+  return {
+    batchesPerEpoch: 50,
+    batch(step) {
+      const random = new Random(9, step);
+      const starts = Array.from({ length: batchSize }, () => random.integer(32));
+      const at = (offset: number) => BigInt64Array.from({ length: batchSize * 8 }, (_, i) => BigInt((starts[Math.floor(i / 8)]! + 3 * ((i % 8) + offset)) % 32));
+      const shape = [batchSize, 8];
+      return { feeds: { ids: hostTensor("int64", shape, at(0)), targets: hostTensor("int64", shape, at(1)) }, tokens: batchSize * 8, examples: batchSize, description: `batch ${step}` };
+    },
+  };
+}
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "espalier-test-"));
+});
+afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+function options(overrides: Partial<TrainOptions> = {}): TrainOptions & { model: LlamaForCausalLM } {
+  const model = new LlamaForCausalLM(config, 3);
+  return { model, objective: causalLanguageModel(model), data: counting(4), device: cpu({ threads: 1 }), optimizer: adamW({ learningRate: 1e-2 }), steps: 12, seed: 5, ...overrides } as TrainOptions & { model: LlamaForCausalLM };
+}
+
+const weights = (model: LlamaForCausalLM) => model.parameters().map((p) => Array.from((p.storage as { data: Float32Array }).data));
+const logged = (run: string) => readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as { step: number; loss: number; gradientNorm: number });
+
+describe("training", () => {
+  test("learns, and the evaluator sees the trained weights", async () => {
+    const o = options({ steps: 120, schedule: schedule("cosine", { warmup: 10 }) });
+    const evaluator = new Evaluator(o.device, o.objective);
+    const before = await evaluator.run({ ...counting(4), batchesPerEpoch: 5 });
+    const result = await train(o);
+    const after = await evaluator.run({ ...counting(4), batchesPerEpoch: 5 });
+    expect(before.loss).toBeGreaterThan(3.2); // ln 32 = 3.47
+    expect(after.loss).toBeLessThan(0.5);
+    expect(result).toMatchObject({ steps: 120, interrupted: false, tokens: 120 * 32 });
+  });
+
+  test("a run that was stopped and resumed equals one that was not, bit for bit", async () => {
+    const whole = options({ directory: join(directory, "whole") });
+    await train(whole);
+
+    const controller = new AbortController();
+    const stopped = await train(options({ directory: join(directory, "parts"), signal: controller.signal, onStep: ({ step }) => step === 5 && controller.abort() }));
+    expect(stopped).toMatchObject({ steps: 5, interrupted: true });
+    const resumed = options({ directory: join(directory, "parts"), resume: true });
+    await train(resumed);
+
+    expect(weights(resumed.model)).toEqual(weights(whole.model));
+    const strip = (run: string) => logged(join(directory, run)).map(({ step, loss, gradientNorm }) => ({ step, loss, gradientNorm }));
+    expect(strip("parts")).toEqual(strip("whole"));
+  });
+
+  test("the same with dropout: its random numbers are a function of the step", async () => {
+    const adapted = (overrides: Partial<TrainOptions>) => {
+      const o = options(overrides);
+      lora({ rank: 4, dropout: 0.3, targets: "all-linear" }).weights!(o.model);
+      return o;
+    };
+    const whole = adapted({});
+    await train(whole);
+    const other = adapted({ seed: 6 });
+    await train(other);
+    const controller = new AbortController();
+    await train(adapted({ directory, signal: controller.signal, onStep: ({ step }) => step === 7 && controller.abort() }));
+    const resumed = adapted({ directory, resume: true });
+    await train(resumed);
+    const trained = (o: { model: LlamaForCausalLM }) => o.model.trainableParameters().map((p) => Array.from((p.storage as { data: Float32Array }).data));
+    expect(trained(resumed)).toEqual(trained(whole));
+    expect(trained(other)).not.toEqual(trained(whole));
+  });
+
+  test("accumulating four batches equals one large batch", async () => {
+    const large: BatchSource = counting(8);
+    // The same rows, two at a time.
+    const parts: BatchSource = {
+      batchesPerEpoch: 200,
+      batch(step) {
+        const whole = large.batch(Math.floor(step / 4));
+        const rows = (name: string) => hostTensor("int64", [2, 8], (whole.feeds[name]!.data as BigInt64Array).slice((step % 4) * 16, (step % 4) * 16 + 16));
+        return { feeds: { ids: rows("ids"), targets: rows("targets") }, tokens: 16, examples: 2, description: "" };
+      },
+    };
+    const a = options({ data: large, steps: 6 });
+    const b = options({ data: parts, accumulate: 4, steps: 6 });
+    await train(a);
+    await train(b);
+    const [wa, wb] = [weights(a.model).flat(), weights(b.model).flat()];
+    expect(Math.max(...wa.map((v, i) => Math.abs(v - wb[i]!)))).toBeLessThan(2e-5);
+  });
+
+  test("clipping bounds the update, and the norm that is reported is the one before", async () => {
+    const o = options({ steps: 1, directory, maxGradientNorm: 0.01 });
+    await train(o);
+    expect(logged(directory)[0]!.gradientNorm).toBeGreaterThan(0.1);
+  });
+
+  test("only unfrozen parameters change, and an adapter starts as the base model", async () => {
+    const o = options({ steps: 3 });
+    const before = new LlamaForCausalLM(config, 3);
+    lora({ rank: 2, targets: ["q_proj"] }).weights!(o.model);
+    const base = await new Evaluator(o.device, causalLanguageModel(before)).run({ ...counting(4), batchesPerEpoch: 2 });
+    const adapted = await new Evaluator(o.device, o.objective).run({ ...counting(4), batchesPerEpoch: 2 });
+    expect(adapted.loss).toBeCloseTo(base.loss, 6);
+    await train(o);
+    expect(o.model.trainableParameters().map((p) => p.name)).toEqual([0, 1].flatMap((l) => ["A", "B"].map((m) => `model.layers.${l}.self_attn.q_proj.lora_${m}.weight`)));
+    expect(Array.from(o.device.read(o.model.model.norm.weight).data as Float32Array)).toEqual(Array(16).fill(1));
+  });
+});
+
+describe("faults", () => {
+  test("a loss that is not finite stops the run and names step, batch and checkpoint; the checkpoint stays", async () => {
+    const data = counting(4);
+    const o = options({ directory, checkpointEvery: 2, steps: 10, data });
+    // Weights that overflow at step 6, as a diverging run's would.
+    const poisoned = { ...o, onStep: ({ step }: { step: number }) => step === 5 && o.device.write(o.model.model.norm.weight, new Float32Array(16).fill(3e38)) };
+    await expect(train(poisoned)).rejects.toThrow(/^Step 6: the (loss|gradient norm) became (NaN|Infinity) on batch 5\. The last finite checkpoint is .*step-4\. Lower the learning rate/);
+    expect(existsSync(join(directory, "checkpoints/step-4/state.safetensors"))).toBe(true);
+  });
+
+  test("resuming where there is nothing says so", async () => {
+    await expect(train(options({ directory, resume: true }))).rejects.toThrow(/holds no finished checkpoint/);
+  });
+
+  test("resuming with another method names what is missing", async () => {
+    await train(options({ directory, steps: 2 }));
+    const o = options({ directory, steps: 4, resume: true });
+    lora({ rank: 2 }).weights!(o.model);
+    await expect(train(o)).rejects.toThrow(/the checkpoint lacks "model.layers.0.self_attn.q_proj.lora_A.weight"/);
+  });
+
+  test("nothing trainable is refused", async () => {
+    const o = options({ steps: 1 });
+    o.model.freeze();
+    await expect(train(o)).rejects.toThrow(/No parameter is trainable/);
+  });
+
+  test("checkpoints beyond `keep` are removed", async () => {
+    await train(options({ directory, steps: 8, checkpointEvery: 2, keep: 2 }));
+    expect(existsSync(join(directory, "checkpoints/step-4"))).toBe(false);
+    expect(existsSync(join(directory, "checkpoints/step-6"))).toBe(true);
+    expect(existsSync(join(directory, "checkpoints/step-8"))).toBe(true);
+  });
+});
