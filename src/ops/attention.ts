@@ -51,9 +51,7 @@ export const rotary = (x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor): 
 export interface AttentionOptions {
   /** Factor on the scores. Default 1/√width. */
   scale?: number;
-  /** Let position i see positions ≤ i only; with more keys than queries the queries are the last ones. */
-  causal?: boolean;
-  /** Added to the scores; broadcasts against [batch, heads, queries, keys]. Masked places hold a large negative number. */
+  /** Added to the scores; broadcasts against [batch, heads, queries, keys]. Hidden places hold {@link hiddenScore}; see {@link causalMask}. */
   mask?: Tensor;
 }
 
@@ -97,9 +95,8 @@ export function causalMask(queries: Dim, keys: Dim): Tensor {
 /**
  * softmax(q·kᵀ·scale + mask)·v with grouped keys and values (Ainslie et al., "GQA").
  * `q` [batch, heads, queries, width], `k` and `v` [batch, kvHeads, keys, width], heads a multiple of kvHeads → [batch, heads, queries, width].
- * `mask` broadcasts against [batch, heads, queries, keys] and is added to the scores; {@link causalMask} makes the usual one.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, options: { mask?: Tensor; scale?: number } = {}): Tensor {
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const operands = { q, k, v, mask: options.mask };
   if ([q, k, v].some((t) => t.rank !== 4)) throw shapeError("Attention", operands, "q, k and v must be [batch, heads, time, width]");
   const [batch, heads, queries, width] = q.shape as [Dim, Dim, Dim, Dim];

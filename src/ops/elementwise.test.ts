@@ -210,6 +210,23 @@ describe("cast, stopGradient, straightThrough", () => {
     fn: ({ x }) => ops.cast(ops.mul(ops.cast(x, "float64"), 3), x.dtype),
     expected: [1.5, -3],
   });
+  checkOp("16-bit floats, with literals of their own", {
+    inputs: { x: vector(0.1, -1.5, 1000, 1e-5) },
+    fn: ({ x }) => {
+      const half = ops.cast(x, "float16");
+      const [scaled, filled] = [ops.mul(half, 0.1), ops.add(half, ops.fill([4], 2049, "float16"))];
+      return [ops.cast(scaled, "float32"), ops.cast(filled, "float32"), ops.cast(ops.cast(x, "bfloat16"), "float32")];
+    },
+    // 0.1 is 0.0999756 in float16 and 2049 lies between two of its numbers: the even one is 2048.
+    expected: [
+      [0.1 * 0.0999756, -1.5 * 0.0999756, 99.97559, 1e-6],
+      [2048, 2046, 3048, 2048],
+      [0.1000977, -1.5, 1000, 1.001358e-5],
+    ],
+    gradient: false,
+    tolerance: 1e-3,
+    without: { webgpu: "SwiftShader has no 16-bit floats" },
+  });
   checkOp("stopGradient", {
     inputs: { x: sample([3]) },
     fn: ({ x }) => ops.sub(ops.mul(x, 2), ops.stopGradient(ops.mul(x, 2))),

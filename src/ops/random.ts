@@ -1,4 +1,5 @@
 import {
+  addDims,
   currentGraph,
   currentPath,
   type Dim,
@@ -6,13 +7,14 @@ import {
   EspalierError,
   type Graph,
   isFloat,
+  mulDims,
   type Shape,
   sizeOf,
   type Tensor,
 } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { add, cast, cos, div, less, log, mul, neg, sqrt, where } from "./elementwise.ts";
-import { dims, int64s, node, type Ref, scalar } from "./emission.ts";
+import { dims, int64s, node, type Ref, result, scalar } from "./emission.ts";
 import { fill } from "./movement.ts";
 
 /**
@@ -47,8 +49,8 @@ const int = (value: number): Ref => scalar("int32", value | 0);
 const times = (x: Ref, factor: number): Ref => node("Mul", [x, int(factor)]);
 
 /**
- * A bijective-looking mix of int32 values. Only wrapping products and sums, and division by powers of two, which every provider computes
- * to the same bits: shifts and exclusive-or lack kernels for int32 on some.
+ * A mix of int32 values: nearby ones become unrelated. Only wrapping products and sums, and division by powers of two, which every
+ * provider computes to the same bits: shifts and exclusive-or lack kernels for int32 on some.
  */
 function mix(x: Ref): Ref {
   const fold = (v: Ref, bits: number): Ref => node("Add", [v, node("Div", [v, int(2 ** bits)])]);
@@ -64,24 +66,23 @@ const randomBitsOp = defineOp<{ seed: Tensor; step: Tensor }, { site: number; sh
     return { dtype: "int32", shape };
   },
   // Hashing every element in full would take a dozen passes over the tensor. The last axis and all others together are hashed apart,
-  // as two short vectors of four hashes each; a quadratic form of them then makes each element's bits in four passes.
+  // as short vectors, two of each; a quadratic form of them then makes each element's bits in four passes.
   emit: ({ seed, step }, { site, shape }) => {
     const word = (t: Ref) => node("Reshape", [node("Cast", [t], { to: { dtype: "int32" } }), int64s([1])]);
     const key = mix(node("Add", [times(mix(node("Add", [times(word(seed), 0x9e3779b1), int(0x632be5ab)])), 0x85ebca6b), word(step)]));
     const keyed = mix(node("Add", [key, int(site)]));
     const columns: Dim = shape.at(-1) ?? 1;
     const rows = sizeOf(shape.slice(0, -1));
-    // hashes(n, salt): [n] int32
-    const hashes = (count: Dim, salt: number): Ref => {
-      const scalarOf = (d: Dim) => node("Reshape", [dims([d]), int64s([])]);
-      const places = node("Cast", [node("Range", [scalarOf(0), scalarOf(count), scalarOf(1)])], { to: { dtype: "int32" } });
-      const salted = mix(node("Add", [keyed, int(salt)]));
-      return mix(node("Add", [mix(node("Add", [times(places, 0x9e3779b1), salted])), salted]));
-    };
-    const down = (salt: number) => node("Reshape", [hashes(rows, salt), dims([rows, 1])]);
-    const odd = (x: Ref) => node("Add", [times(x, 2), int(1)]);
-    const product = node("Mul", [odd(down(0x1b873593)), odd(hashes(columns, 0x2545f491))]);
-    const bits = node("Mul", [node("Add", [product, down(0x0cc9e2d5)]), node("Add", [product, hashes(columns, 0x38495ab5)])]);
+    const scalarOf = (d: Dim) => node("Reshape", [dims([d]), int64s([])]);
+    const count = mulDims(addDims(rows, columns), 2);
+    const places = node("Cast", [node("Range", [scalarOf(0), scalarOf(count), scalarOf(1)])], { to: { dtype: "int32" } });
+    const hashes = mix(node("Add", [mix(node("Add", [times(places, 0x9e3779b1), keyed])), keyed]));
+    const row = node("Split", [hashes, dims([rows, rows, columns, columns])], { axis: 0 }, { outputs: 4 });
+    const [row2, column, column2] = [result(row, 1), result(row, 2), result(row, 3)];
+    const down = (t: Ref) => node("Reshape", [t, dims([rows, 1])]);
+    const odd = (t: Ref) => node("Add", [times(t, 2), int(1)]);
+    const product = node("Mul", [odd(down(row)), odd(column)]);
+    const bits = node("Mul", [node("Add", [product, down(row2)]), node("Add", [product, column2])]);
     return node("Reshape", [bits, dims(shape)]);
   },
 });
