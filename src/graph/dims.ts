@@ -66,22 +66,31 @@ export function mulDims(a: Dim, b: Dim): Dim {
 /** `a / b` when the division leaves no remainder for every value of the symbols, else undefined. */
 export function divDims(a: Dim, b: Dim): Dim | undefined {
   if (typeof a === "number" && typeof b === "number") return b !== 0 && a % b === 0 ? a / b : undefined;
-  if (dimsEqual(a, b)) return 1;
-  const divisor = polynomial(b);
-  if (divisor.size !== 1) return undefined;
-  const [[symbols, factor]] = [...divisor] as [[string, number]];
-  const quotient = new Map<string, number>();
-  for (const [monomial, k] of polynomial(a)) {
+  if (b === 0) return undefined;
+  // Long division of polynomials: the leading terms determine the next term of the quotient.
+  const [lead, factor] = leadingTerm(b);
+  let [quotient, rest]: [Dim, Dim] = [0, a];
+  while (rest !== 0) {
+    const [monomial, k] = leadingTerm(rest);
     const left = monomial.split("*").filter(Boolean);
-    for (const s of symbols.split("*").filter(Boolean)) {
+    for (const s of lead.split("*").filter(Boolean)) {
       const at = left.indexOf(s);
       if (at < 0) return undefined;
       left.splice(at, 1);
     }
     if (k % factor !== 0) return undefined;
-    quotient.set(left.join("*"), k / factor);
+    const term = canonical(new Map([[left.join("*"), k / factor]]));
+    quotient = addDims(quotient, term);
+    rest = subDims(rest, mulDims(term, b));
   }
-  return canonical(quotient);
+  return quotient;
+}
+
+/** The term of highest degree; of equals the first in the symbols' alphabet. */
+function leadingTerm(d: Dim): [monomial: string, coefficient: number] {
+  const degree = (monomial: string) => (monomial === "" ? 0 : monomial.split("*").length);
+  const before = (a: string, b: string) => degree(a) > degree(b) || (degree(a) === degree(b) && a < b);
+  return [...polynomial(d)].reduce((best, term) => (before(term[0], best[0]) ? term : best));
 }
 
 export function dimsEqual(a: Dim, b: Dim): boolean {
