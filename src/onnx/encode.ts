@@ -2,14 +2,17 @@ import {
   constantOp,
   type Dim,
   type DType,
+  EspalierError,
   type Graph,
   inputOp,
   type Node,
+  reachable,
   type Tensor,
   type Traced,
   type TypedArray,
   type Variable,
-  variableOp, reachable } from "../graph/index.ts";
+  variableOp,
+} from "../graph/index.ts";
 import type { AnyOp, emission, Provider } from "../ops/index.ts";
 import { placeInBranches } from "./placement.ts";
 import { AttributeType, onnx, onnxType } from "./proto.ts";
@@ -85,6 +88,12 @@ class Encoder {
 
   encode(): EncodedModel {
     const { graph, outputs } = this.#traced;
+    // The caller's names are taken before any node asks for one.
+    for (const name of [...graph.inputs.keys(), ...Object.keys(outputs)]) {
+      if (this.#usedNames.has(name))
+        throw new EspalierError("duplicate-name", `The program has both an input and an output named "${name}"; rename one.`);
+      this.#usedNames.add(name);
+    }
     const results = [...Object.values(outputs), ...graph.updates.values()];
     const live = reachable(results);
     this.#placement = placeInBranches(graph, live, results);
@@ -94,7 +103,6 @@ class Encoder {
     const output: object[] = [];
     const publish = (name: string, tensor: Tensor) => {
       // An output must be a value of its own: ONNX Runtime lets none alias an input or an initializer.
-      this.#usedNames.add(name);
       nodes.push({ opType: "Identity", domain: "", name: `output/${name}`, input: [this.#name(tensor)], output: [name], attribute: [] });
       output.push(valueInfo(name, tensor));
     };
@@ -127,13 +135,19 @@ class Encoder {
   }
 
   #emitNode(n: Node, into: NodeProto[]): void {
-    if (n.op === inputOp) return this.#emitInput(n);
+    if (n.op === inputOp) {
+      this.#emitInput(n);
+      return;
+    }
     if (n.op === constantOp) {
       const [t] = n.outputs as [Tensor];
       this.#names.set(t, this.#literal({ kind: "literal", dtype: t.dtype, shape: t.shape as number[], data: n.attrs.data as TypedArray }));
       return;
     }
-    if (n.op === variableOp) return this.#emitVariable(n.attrs.variable as Variable, n.outputs[0]!);
+    if (n.op === variableOp) {
+      this.#emitVariable(n.attrs.variable as Variable, n.outputs[0]!);
+      return;
+    }
     const op = n.op as AnyOp;
     const refs = Object.fromEntries(Object.entries(n.inputs).map(([key, t]) => [key, t && ({ kind: "tensor", tensor: t } satisfies Ref)]));
     const emitted = op.definition.emit(refs, n.attrs, { inputs: n.inputs as never, outputs: n.outputs, provider: this.#provider });
@@ -144,7 +158,6 @@ class Encoder {
 
   #emitInput(n: Node): void {
     const name = n.attrs.name as string;
-    this.#usedNames.add(name);
     this.#names.set(n.outputs[0]!, name);
     this.#inputs.set(name, n.outputs[0]!);
   }
