@@ -1,1 +1,8 @@
+/** The face of the room: examples to batches. Safe in a browser; reading data files (`readExamples`) is in `records.ts`. */
 export * from "./batch-source.ts";
+export * from "./classification-batches.ts";
+export * from "./language-batches.ts";
+export { nearDuplicateGroups } from "./near-duplicates.ts";
+export type { Example, ReadOptions } from "./records.ts";
+export * from "./sequences.ts";
+export * from "./split.ts";
