@@ -1,6 +1,6 @@
 /**
  * The Llama family (Touvron et al., "LLaMA: Open and Efficient Foundation Language Models"), as Llama, SmolLM, TinyLlama and sapling use it:
- * - pre-normalisation with RMSNorm, no biases
+ * - pre-normalisation with RMSNorm; biases only where `attention_bias` and `mlp_bias` ask for them
  * - rotary position embedding in the half-split layout
  * - grouped-query attention
  * - SwiGLU feed-forward: down(silu(gate(x)) · up(x))
@@ -8,13 +8,12 @@
  * Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import { type Dim, mulDims, Random, read, type Tensor, Variable } from "../graph/index.ts";
+import { type Dim, EspalierError, mulDims, Random, read, type Tensor, Variable } from "../graph/index.ts";
 import { Embedding, floats, type Initializer, type Layer, Linear, Module, normal, RMSNorm } from "../nn/index.ts";
 import {
   add,
   attention,
   causalMask,
-  concat,
   dimension,
   expand,
   gather,
@@ -28,6 +27,9 @@ import {
   transpose,
   unsqueeze,
 } from "../ops/index.ts";
+import { cachedAttention, type KeyValues } from "./cached-attention.ts";
+
+export type { KeyValues } from "./cached-attention.ts";
 
 export const llamaConfigSchema = z.looseObject({
   model_type: z.string().default("llama"),
@@ -44,8 +46,8 @@ export const llamaConfigSchema = z.looseObject({
   tie_word_embeddings: z.boolean().default(false),
   initializer_range: z.number().positive().default(0.02),
   hidden_act: z.literal("silu").default("silu"),
-  attention_bias: z.literal(false).default(false),
-  mlp_bias: z.literal(false).default(false),
+  attention_bias: z.boolean().default(false),
+  mlp_bias: z.boolean().default(false),
 });
 
 /** The fields of `config.json` that the family reads, under their Hugging Face names. */
@@ -59,12 +61,6 @@ export interface AttentionContext {
   sin: Tensor;
   /** Added to the scores; broadcasts against [batch, heads, time, keys]. */
   mask: Tensor;
-}
-
-/** Keys and values of one layer, [batch, kvHeads, time, headDim]. */
-export interface KeyValues {
-  key: Tensor;
-  value: Tensor;
 }
 
 export class LlamaAttention extends Module {
@@ -81,25 +77,27 @@ export class LlamaAttention extends Module {
     this.#heads = config.num_attention_heads;
     this.#kvHeads = config.num_key_value_heads ?? config.num_attention_heads;
     this.#width = config.head_dim ?? config.hidden_size / config.num_attention_heads;
-    const { hidden_size: hidden } = config;
-    this.q_proj = new Linear(hidden, this.#heads * this.#width, { init });
-    this.k_proj = new Linear(hidden, this.#kvHeads * this.#width, { init });
-    this.v_proj = new Linear(hidden, this.#kvHeads * this.#width, { init });
-    this.o_proj = new Linear(this.#heads * this.#width, hidden, { init });
+    const { hidden_size: hidden, attention_bias: bias } = config;
+    this.q_proj = new Linear(hidden, this.#heads * this.#width, { init, bias });
+    this.k_proj = new Linear(hidden, this.#kvHeads * this.#width, { init, bias });
+    this.v_proj = new Linear(hidden, this.#kvHeads * this.#width, { init, bias });
+    this.o_proj = new Linear(this.#heads * this.#width, hidden, { init, bias });
   }
 
-  /** x [batch, time, hidden] → the same; `past` holds the keys and values of earlier tokens, and `present` those of all. */
+  /** x [batch, time, hidden] → the same; `past` holds the keys and values of earlier tokens, and `present` those of the tokens in `x`. */
   forward(x: Tensor, context: AttentionContext, past?: KeyValues): { y: Tensor; present: KeyValues } {
     const [batch, time] = x.shape as [Dim, Dim];
-    const heads = (t: Tensor, count: number) => transpose(reshape(t, [batch, time, count, this.#width]), [0, 2, 1, 3]);
+    // With one token, as in each step of decoding, exchanging time and heads moves nothing.
+    const heads = (t: Tensor, count: number) =>
+      time === 1 ? reshape(t, [batch, count, 1, this.#width]) : transpose(reshape(t, [batch, time, count, this.#width]), [0, 2, 1, 3]);
     const { cos, sin, positions } = context;
     const q = rotary(heads(this.q_proj.forward(x), this.#heads), cos, sin, positions);
     const k = rotary(heads(this.k_proj.forward(x), this.#kvHeads), cos, sin, positions);
     const v = heads(this.v_proj.forward(x), this.#kvHeads);
-    const present = past ? { key: concat([past.key, k], 2), value: concat([past.value, v], 2) } : { key: k, value: v };
-    const mixed = attention(q, present.key, present.value, { mask: context.mask });
-    const y = this.o_proj.forward(reshape(transpose(mixed, [0, 2, 1, 3]), [batch, time, this.#heads * this.#width]));
-    return { y, present };
+    const present = { key: k, value: v };
+    const mixed = past ? cachedAttention(q, past, present, context.mask) : attention(q, k, v, { mask: context.mask });
+    const joined = reshape(time === 1 ? mixed : transpose(mixed, [0, 2, 1, 3]), [batch, time, this.#heads * this.#width]);
+    return { y: this.o_proj.forward(joined), present };
   }
 }
 
@@ -110,10 +108,10 @@ export class LlamaMLP extends Module {
 
   constructor(config: LlamaConfig, init: Initializer) {
     super();
-    const { hidden_size: hidden, intermediate_size: inner } = config;
-    this.gate_proj = new Linear(hidden, inner, { init });
-    this.up_proj = new Linear(hidden, inner, { init });
-    this.down_proj = new Linear(inner, hidden, { init });
+    const { hidden_size: hidden, intermediate_size: inner, mlp_bias: bias } = config;
+    this.gate_proj = new Linear(hidden, inner, { init, bias });
+    this.up_proj = new Linear(hidden, inner, { init, bias });
+    this.down_proj = new Linear(inner, hidden, { init, bias });
   }
 
   forward(x: Tensor): Tensor {
@@ -147,15 +145,16 @@ export interface LlamaInputs {
   ids: Tensor;
   /** int64 [batch, time]; default 0, 1, 2, … */
   positions?: Tensor;
-  /** Added to the attention scores; default causal. */
+  /** Added to the attention scores, broadcasts against [batch, heads, time, past + time]; default causal. Needed when `past` is given. */
   mask?: Tensor;
-  /** One entry per layer. */
+  /** One entry per layer: keys and values of earlier tokens. Places that hold none yet are the mask's to hide. */
   past?: readonly KeyValues[];
 }
 
 export interface LlamaOutputs {
   /** [batch, time, hidden], after the last norm. */
   hidden: Tensor;
+  /** One entry per layer: keys and values of these tokens, without those of `past`. */
   present: readonly KeyValues[];
 }
 
@@ -177,6 +176,8 @@ export class LlamaModel extends Module {
     const { ids, past } = inputs;
     const [batch, time] = ids.shape as [Dim, Dim];
     const positions = inputs.positions ?? expand(unsqueeze(range(time), 0), [batch, time]);
+    if (past && !inputs.mask)
+      throw new EspalierError("missing-mask", "A forward pass with `past` needs a mask that says which of the past places hold a token.");
     const mask = inputs.mask ?? causalMask(time, time);
     const context: AttentionContext = { positions, mask, cos: read(this.#rotary.cos), sin: read(this.#rotary.sin) };
     let hidden = this.embed_tokens.forward(ids);

@@ -1,0 +1,75 @@
+/** A model → a Hugging Face directory that transformers loads. */
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fromFloat32, readJsonObject, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
+import { EspalierError, type Storage } from "../graph/index.ts";
+import { LlamaForCausalLM, type LlamaForSequenceClassification } from "./llama.ts";
+
+export interface SaveModelOptions {
+  /** Directory that the model was loaded from: its configuration is kept, unknown keys included, and its tokenizer and licence are copied. */
+  source?: string;
+  /** Element type of the weights. bf16 takes half the space and rounds to 8 bits of mantissa. Default f32. */
+  dtype?: "f32" | "bf16";
+  /** The classes of a classifier, in the order of the head's outputs. */
+  labels?: readonly string[];
+}
+
+const copied =
+  /^(tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json|licen[cs]e.*)$/i;
+
+/**
+ * Saves the values that the parameters hold (`parameter.storage`; what a device trained must be persisted first) as model.safetensors, with
+ * config.json and the tokenizer's files.
+ *
+ * @throws EspalierError `save-onto-source`, `checkpoint-missing`, `disk-full`, `not-writable`
+ */
+export function saveModel(
+  directory: string,
+  model: LlamaForCausalLM | LlamaForSequenceClassification,
+  options: SaveModelOptions = {},
+): void {
+  const dtype = options.dtype ?? "f32";
+  const tensors = new Map<string, Storage>();
+  for (const [name, { storage }] of model.namedParameters()) {
+    refuseOwnSource(storage, directory);
+    tensors.set(name, dtype === "bf16" ? rounded(storage) : storage);
+  }
+  saveCheckpoint(directory, { config: configToSave(model, options, dtype), tensors, extraFiles: filesToCopy(options.source, model) });
+}
+
+function rounded(storage: Storage): Storage {
+  return { kind: "memory", dtype: "bfloat16", shape: storage.shape, data: fromFloat32("bfloat16", readStorage(storage) as Float32Array) };
+}
+
+/** Mapped weights must not lose their file while a model uses them. */
+function refuseOwnSource(storage: Storage, directory: string): void {
+  if (storage.kind !== "file" || !existsSync(directory) || dirname(storage.file) !== realpathSync(directory)) return;
+  throw new EspalierError(
+    "save-onto-source",
+    `${directory}: the model's weights are mapped from ${storage.file}, which saving here would replace. Save into another directory.`,
+  );
+}
+
+function configToSave(
+  model: LlamaForCausalLM | LlamaForSequenceClassification,
+  { source, labels }: SaveModelOptions,
+  dtype: "f32" | "bf16",
+): Record<string, unknown> {
+  const kept: Record<string, unknown> = source === undefined ? { ...model.config } : readJsonObject(join(source, "config.json"));
+  const classifier = !(model instanceof LlamaForCausalLM);
+  kept.architectures = [classifier ? "LlamaForSequenceClassification" : "LlamaForCausalLM"];
+  // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
+  kept["dtype" in kept ? "dtype" : "torch_dtype"] = dtype === "bf16" ? "bfloat16" : "float32";
+  if (classifier && labels) {
+    kept.id2label = Object.fromEntries(labels.map((label, i) => [String(i), label]));
+    kept.label2id = Object.fromEntries(labels.map((label, i) => [label, i]));
+  }
+  return kept;
+}
+
+function filesToCopy(source: string | undefined, model: LlamaForCausalLM | LlamaForSequenceClassification): Record<string, Uint8Array> {
+  if (source === undefined) return {};
+  const names = readdirSync(source).filter((name) => copied.test(name) && statSync(join(source, name)).isFile());
+  const wanted = model instanceof LlamaForCausalLM ? names : names.filter((name) => name !== "generation_config.json");
+  return Object.fromEntries(wanted.map((name) => [name, readFileSync(join(source, name))]));
+}
