@@ -84,8 +84,8 @@ function shingles(text: string, words: Map<string, number>): Uint32Array {
   // A text of signs only stands for itself.
   if (found.length === 0) return Uint32Array.of(hashOf(text.trim()));
   const hashes = found.map((word) => {
-    let hash = words.get(word);
-    if (hash === undefined) words.set(word, (hash = hashOf(word)));
+    const hash = words.get(word) ?? hashOf(word);
+    words.set(word, hash);
     return hash;
   });
   const set = new Uint32Array(Math.max(1, hashes.length - shingleLength + 1));

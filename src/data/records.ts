@@ -1,5 +1,5 @@
 import { extname } from "node:path";
-import { type CsvError, parse } from "csv-parse/sync";
+import { CsvError, parse } from "csv-parse/sync";
 import { EspalierError, nearestNames } from "../graph/errors.ts";
 import { readTextFile, statFile } from "./text-file.ts";
 
@@ -64,13 +64,12 @@ export function readExamples(file: string, options: ReadOptions = {}): Example[]
 }
 
 function txt(text: string, file: string): Records {
-  // One line end, so that the same text gives the same tokens wherever it was saved.
-  return { examples: [{ text: text.replaceAll("\r\n", "\n"), file, line: 1 }], problems: [] };
+  return { examples: [{ text, file, line: 1 }], problems: [] };
 }
 
 function jsonl(text: string, file: string, options: ReadOptions): Records {
   const records: Records = { examples: [], problems: [] };
-  for (const [index, content] of text.split(/\r\n?|\n/).entries()) {
+  for (const [index, content] of text.split("\n").entries()) {
     if (content.trim() === "") continue;
     const line = index + 1;
     let value: unknown;
@@ -92,7 +91,7 @@ function jsonl(text: string, file: string, options: ReadOptions): Records {
 
 function csv(text: string, file: string, options: ReadOptions): Records {
   const [header, ...rows] = csvRows(text, file);
-  const columns = header!.cells;
+  const columns = header!.cells.map((cell) => cell.trim());
   for (const column of [options.textColumn ?? "text", ...(options.labelColumn === undefined ? [] : [options.labelColumn])]) {
     if (columns.includes(column)) continue;
     const which = column === options.labelColumn ? "labelColumn" : "textColumn";
@@ -125,16 +124,16 @@ function csv(text: string, file: string, options: ReadOptions): Records {
 function csvRows(text: string, file: string): { cells: string[]; line: number }[] {
   try {
     // Rows of the wrong length come through, to be counted with the other broken lines.
-    const settings = { info: true, skip_empty_lines: true, relax_column_count: true } as const;
+    const settings = { info: true, skip_empty_lines: true, relax_column_count: true, record_delimiter: "\n" } as const;
     const rows = parse(text, settings) as unknown as { record: string[]; info: { lines: number } }[];
     // The parser tells where a row ends; a row of several lines holds the others in its quoted cells.
     return rows.map(({ record, info }) => ({
       cells: record,
-      line: info.lines - record.reduce((n, cell) => n + (cell.match(/\r\n?|\n/g)?.length ?? 0), 0),
+      line: info.lines - record.reduce((n, cell) => n + cell.split("\n").length - 1, 0),
     }));
   } catch (error) {
-    const { code, lines, message } = error as CsvError & { lines?: number };
-    if (typeof code !== "string" || !code.startsWith("CSV_")) throw error;
+    if (!(error instanceof CsvError)) throw error;
+    const { lines, message } = error as CsvError & { lines?: number };
     throw new EspalierError(
       "data-csv",
       `${file} line ${lines ?? 1}: is not valid CSV: ${printable(message)}. Put cells that hold quotes in quotes, and double the quotes inside.`,

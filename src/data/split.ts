@@ -50,7 +50,11 @@ function withoutDuplicates(examples: readonly Example[]): Example[] {
 
 function grouped(examples: readonly Example[]): Example[][] {
   const groups: Example[][] = [];
-  for (const [index, group] of nearDuplicateGroups(examples.map((e) => e.text)).entries()) (groups[group] ??= []).push(examples[index]!);
+  for (const [index, group] of nearDuplicateGroups(examples.map((example) => example.text)).entries()) {
+    // Groups are numbered in order of first appearance.
+    if (group === groups.length) groups.push([]);
+    groups[group]!.push(examples[index]!);
+  }
   return groups;
 }
 

@@ -2,7 +2,7 @@ import { constants } from "node:buffer";
 import { readFileSync, type Stats, statSync } from "node:fs";
 import { EspalierError } from "../graph/errors.ts";
 
-/** The whole of a UTF-8 file. A byte-order mark is dropped; a byte that is not UTF-8 is an error rather than a silent U+FFFD in the data. */
+/** The whole of a UTF-8 file, with `\n` between lines and without a byte-order mark. A byte that is not UTF-8 is an error rather than a silent U+FFFD in the data. */
 export function readTextFile(file: string): string {
   const bytes = readBytes(file);
   const offset = firstInvalidByte(bytes);
@@ -14,7 +14,8 @@ export function readTextFile(file: string): string {
       `${file}: is not UTF-8: byte 0x${byte} at offset ${offset} (line ${lineOf(bytes, offset)}) fits no character${hint}. Save the file as UTF-8.`,
     );
   }
-  return new TextDecoder().decode(bytes);
+  // One line end, so that the same text gives the same tokens wherever it was saved.
+  return new TextDecoder().decode(bytes).replace(/\r\n?/g, "\n");
 }
 
 /** Refuses what is no data file before its format matters: nothing there, a directory, something without an end. */
