@@ -1,0 +1,129 @@
+import { EspalierError } from "../graph/index.ts";
+import type { LlamaForCausalLM } from "../models/llama.ts";
+import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
+import { KeyValueCache } from "./cache.ts";
+import { pastNames, tracePrefill, traceStep } from "./programs.ts";
+
+/**
+ * A model compiled for decoding: one program reads prompts, one adds a token. Both serve every length and batch. Frozen parameters are
+ * constants of both; trainable ones are read from the device at every run, so a decoder made before training speaks as the model does now.
+ */
+export class Decoder {
+  readonly model: LlamaForCausalLM;
+  readonly #prefill: Program;
+  readonly #step: Program;
+  readonly #cache: { names: readonly string[]; kvHeads: number; width: number };
+
+  private constructor(
+    model: LlamaForCausalLM,
+    prefill: Program,
+    step: Program,
+    cache: { names: readonly string[]; kvHeads: number; width: number },
+  ) {
+    this.model = model;
+    this.#prefill = prefill;
+    this.#step = step;
+    this.#cache = cache;
+  }
+
+  static async create(device: Device, model: LlamaForCausalLM): Promise<Decoder> {
+    const prefill = tracePrefill(model);
+    // The model itself says how many keys and values it makes.
+    const [, kvHeads, , width] = prefill.outputs.present!.shape as [unknown, number, unknown, number];
+    const layers = model.config.num_hidden_layers;
+    const [compiledPrefill, compiledStep] = await Promise.all([
+      device.compile(prefill),
+      device.compile(traceStep(model, { layers, kvHeads, width })),
+    ]);
+    return new Decoder(model, compiledPrefill, compiledStep, { names: pastNames(layers), kvHeads, width });
+  }
+
+  /** Tokens of prompt and answer together that the model can see. */
+  get context(): number {
+    return this.model.config.max_position_embeddings;
+  }
+
+  /** Reads prompts of any lengths. Each row then goes on as it would alone. */
+  async start(prompts: readonly (readonly number[])[]): Promise<Decoding> {
+    const time = Math.max(0, ...prompts.map((ids) => ids.length));
+    for (const [i, ids] of prompts.entries()) this.#checkIds(ids, prompts.length > 1 ? `prompt ${i + 1}` : "the prompt");
+    if (prompts.length === 0) throw new EspalierError("empty-prompt", "There is no prompt to continue. Give at least one.");
+    if (time > this.context)
+      throw new EspalierError("context-overflow", `A prompt of ${time} tokens does not fit the model's context of ${this.context} tokens.`);
+    const batch = prompts.length;
+    const ids = new BigInt64Array(batch * time);
+    const start = new BigInt64Array(batch);
+    for (const [row, prompt] of prompts.entries()) {
+      start[row] = BigInt(time - prompt.length);
+      for (const [i, id] of prompt.entries()) ids[row * time + time - prompt.length + i] = BigInt(id);
+    }
+    const cache = new KeyValueCache(this.#cache.names, { ...this.#cache, batch, limit: this.context });
+    const starts = hostTensor("int64", [batch], start);
+    const { logits, present } = await this.#prefill.run({ ids: hostTensor("int64", [batch, time], ids), start: starts });
+    cache.append(present!.data as Float32Array, time);
+    return new Decoding(this, this.#step, cache, starts, logits!.data as Float32Array);
+  }
+
+  async dispose(): Promise<void> {
+    await this.#prefill.dispose();
+    await this.#step.dispose();
+  }
+
+  #checkIds(ids: readonly number[], what: string): void {
+    if (ids.length === 0) throw new EspalierError("empty-prompt", `Nothing can be continued: ${what} has no token. Give some text.`);
+    const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.model.config.vocab_size);
+    if (wrong !== undefined)
+      throw new EspalierError(
+        "unknown-token-id",
+        `Token id ${wrong} of ${what} is not in the model's vocabulary of ${this.model.config.vocab_size}. Is the tokenizer the model's own?`,
+      );
+  }
+}
+
+/** Sequences being continued, one per row. */
+export class Decoding {
+  readonly #decoder: Decoder;
+  readonly #step: Program;
+  readonly #cache: KeyValueCache;
+  readonly #start: HostTensor;
+  #logits: Float32Array;
+
+  constructor(decoder: Decoder, step: Program, cache: KeyValueCache, start: HostTensor, logits: Float32Array) {
+    this.#decoder = decoder;
+    this.#step = step;
+    this.#cache = cache;
+    this.#start = start;
+    this.#logits = logits;
+  }
+
+  get batch(): number {
+    return this.#start.shape[0]!;
+  }
+
+  /** Columns so far: the tokens of the longest row. */
+  get length(): number {
+    return this.#cache.length;
+  }
+
+  /** Logits of a row's next token, [vocabulary]. Yours to change. */
+  logits(row = 0): Float32Array {
+    const size = this.#logits.length / this.batch;
+    return this.#logits.subarray(row * size, (row + 1) * size);
+  }
+
+  /** Adds one token per row and computes the logits of the next ones. */
+  async push(ids: readonly number[]): Promise<void> {
+    if (ids.length !== this.batch)
+      throw new EspalierError("shape-mismatch", `A step takes one token per row: ${this.batch} were needed, ${ids.length} given.`);
+    if (this.length >= this.#decoder.context)
+      throw new EspalierError("context-overflow", `The model's context of ${this.#decoder.context} tokens is full; no further token fits.`);
+    const { logits, present } = await this.#step.run({
+      ids: hostTensor("int64", [this.batch, 1], BigInt64Array.from(ids, BigInt)),
+      start: this.#start,
+      length: hostTensor("int64", [1], BigInt64Array.of(BigInt(this.length))),
+      ...this.#cache.feeds,
+    });
+    this.#cache.append(present!.data as Float32Array, 1);
+    this.#logits = logits!.data as Float32Array;
+  }
+}

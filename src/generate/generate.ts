@@ -1,0 +1,187 @@
+import { z } from "zod";
+import { EspalierError, Random } from "../graph/index.ts";
+import type { Tokenizer } from "../inputs/index.ts";
+import type { Decoder } from "./decoder.ts";
+import { type SamplingOptions, sample } from "./sampling.ts";
+import { StopMatcher } from "./stop-matcher.ts";
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Default 128. The model's context may end the text earlier. */
+  maxNewTokens?: number | undefined;
+  /** Of the draws at a temperature above 0: the same seed gives the same text. Default 0. */
+  seed?: number | undefined;
+  /** Strings that end the text; they are not part of it. */
+  stop?: readonly string[] | undefined;
+  /** What becomes of a prompt that leaves no room in the context: an error, or its beginning is dropped and counted. Default "refuse". */
+  overflow?: "refuse" | "truncate" | undefined;
+}
+
+const optionsSchema: z.ZodType<GenerateOptions> = z.strictObject({
+  maxNewTokens: z.int().positive().optional(),
+  temperature: z.number().nonnegative().optional(),
+  topK: z.int().positive().optional(),
+  topP: z.number().positive().max(1).optional(),
+  minP: z.number().nonnegative().max(1).optional(),
+  repetitionPenalty: z.number().positive().optional(),
+  seed: z.int().optional(),
+  stop: z.array(z.string().min(1)).optional(),
+  overflow: z.enum(["refuse", "truncate"]).optional(),
+});
+
+export interface GenerationResult {
+  /** Everything that was streamed. */
+  text: string;
+  /** Every token chosen: with the end token, and with those that spell the stop string. */
+  ids: number[];
+  /** An end token, a stop string, `maxNewTokens`, a full context, or the reader who left. */
+  finishReason: "end" | "stop" | "length" | "context" | "cancelled";
+  promptTokens: number;
+  /** Tokens cut off the beginning of the prompt. */
+  droppedTokens: number;
+  /** From the call to the first token. */
+  firstTokenSeconds: number;
+  /** Of the tokens after the first. */
+  tokensPerSecond: number;
+}
+
+/** Text being generated: iterate over its pieces, await its result, or both. It goes on only as fast as it is read. */
+export interface Generation extends AsyncIterable<string> {
+  /** Generates what is not generated yet. */
+  result(): Promise<GenerationResult>;
+}
+
+/**
+ * Continues a prompt.
+ * ```ts
+ * const generation = generate(decoder, tokenizer, "Once upon a time", { temperature: 0.8, topP: 0.95, stop: ["\n"] });
+ * for await (const piece of generation) process.stdout.write(piece);
+ * const { finishReason, tokensPerSecond } = await generation.result();
+ * ```
+ * @param prompt text, or token ids where a template was applied already
+ * @throws EspalierError `bad-option`, `context-overflow`, `empty-prompt`, when it is called; `not-finite` while it is read
+ */
+export function generate(
+  decoder: Decoder,
+  tokenizer: Tokenizer,
+  prompt: string | readonly number[],
+  options: GenerateOptions = {},
+): Generation {
+  checkOptions(options);
+  const { ids, dropped } = fitted(promptIds(tokenizer, prompt), decoder, tokenizer, options);
+  const result: GenerationResult = {
+    text: "",
+    ids: [],
+    finishReason: "cancelled",
+    promptTokens: ids.length,
+    droppedTokens: dropped,
+    firstTokenSeconds: 0,
+    tokensPerSecond: 0,
+  };
+  const pieces = run(decoder, tokenizer, ids, options, result);
+  return {
+    [Symbol.asyncIterator]: () => pieces,
+    async result() {
+      for await (const _ of pieces);
+      return result;
+    },
+  };
+}
+
+async function* run(
+  decoder: Decoder,
+  tokenizer: Tokenizer,
+  prompt: readonly number[],
+  options: GenerateOptions,
+  result: GenerationResult,
+): AsyncGenerator<string, void> {
+  const { maxNewTokens = defaultNewTokens, stop = [], seed = 0 } = options;
+  const room = Math.min(maxNewTokens, decoder.context - prompt.length);
+  const ends = endIds(decoder, tokenizer);
+  const random = new Random(seed);
+  const seen = new Set(prompt);
+  const stream = tokenizer.stream();
+  const matcher = new StopMatcher(stop);
+  const shown = (text: string): string => {
+    result.text += text;
+    return text;
+  };
+  const started = performance.now();
+  const decoding = await decoder.start([prompt]);
+  let first = 0;
+  while (true) {
+    const id = sample(decoding.logits(), seen, options, random);
+    seen.add(id);
+    result.ids.push(id);
+    const now = performance.now();
+    if (result.ids.length === 1) {
+      first = now;
+      result.firstTokenSeconds = (now - started) / 1000;
+    } else result.tokensPerSecond = ((result.ids.length - 1) * 1000) / (now - first);
+    if (ends.has(id)) {
+      result.finishReason = "end";
+      break;
+    }
+    const { text, stopped } = matcher.push(stream.push(id));
+    if (text !== "") yield shown(text);
+    if (stopped) {
+      result.finishReason = "stop";
+      return;
+    }
+    if (result.ids.length === room) {
+      result.finishReason = room === maxNewTokens ? "length" : "context";
+      break;
+    }
+    await decoding.push([id]);
+  }
+  // The last token may end within a character; what that shows may still complete a stop string.
+  const { text, stopped } = matcher.push(stream.end());
+  if (stopped) result.finishReason = "stop";
+  const rest = text + matcher.end();
+  if (rest !== "") yield shown(rest);
+}
+
+const defaultNewTokens = 128;
+
+function checkOptions(options: GenerateOptions): void {
+  const parsed = optionsSchema.safeParse(options);
+  if (parsed.success) return;
+  const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "options"}: ${issue.message}`);
+  throw new EspalierError("bad-option", `generate: wrong options:\n${problems.join("\n")}`);
+}
+
+function promptIds(tokenizer: Tokenizer, prompt: string | readonly number[]): readonly number[] {
+  const ids = typeof prompt === "string" ? tokenizer.encode(prompt) : prompt;
+  if (ids.length > 0) return ids;
+  // A model that was taught a start token can begin from nothing.
+  if (tokenizer.bosId !== undefined) return [tokenizer.bosId];
+  throw new EspalierError("empty-prompt", "The prompt has no token, and the tokenizer names no start token. Give some text.");
+}
+
+/** The prompt, cut where it must and may be, so that at least one new token fits into the context. */
+function fitted(
+  ids: readonly number[],
+  decoder: Decoder,
+  tokenizer: Tokenizer,
+  { overflow = "refuse", maxNewTokens = defaultNewTokens }: GenerateOptions,
+): { ids: readonly number[]; dropped: number } {
+  const { context } = decoder;
+  if (ids.length < context) return { ids, dropped: 0 };
+  if (overflow === "refuse") {
+    throw new EspalierError(
+      "context-overflow",
+      `The prompt has ${ids.length} tokens; with at least one new token it must fit the model's context of ${context}. Shorten it by ${ids.length - context + 1} tokens, or let its beginning be dropped with overflow: "truncate".`,
+    );
+  }
+  // Half of the context at most is kept free: an answer needs something to follow from.
+  const kept = Math.max(1, context - Math.min(maxNewTokens, Math.floor(context / 2)));
+  const head = ids[0] === tokenizer.bosId && kept > 1 ? [ids[0]!] : [];
+  const fit = [...head, ...ids.slice(ids.length - kept + head.length)];
+  return { ids: fit, dropped: ids.length - fit.length };
+}
+
+/** Tokens after which nothing comes: those that config.json names, one or several, and the tokenizer's. */
+function endIds(decoder: Decoder, tokenizer: Tokenizer): Set<number> {
+  const named = decoder.model.config.eos_token_id;
+  const ids = [named, tokenizer.eosId].flat().filter((id): id is number => typeof id === "number");
+  return new Set(ids);
+}
