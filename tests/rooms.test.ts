@@ -28,7 +28,9 @@ test("what a browser loads reaches nothing of Node, however far away", () => {
     ["src/nn/index.ts", [{ target: "src/nn/layers.ts", typeOnly: false }]],
     ["src/nn/layers.ts", [{ target: "node:fs", typeOnly: false }]],
   ]);
-  expect(brokenRules(imports)).toEqual(["a browser loads src/nn/index.ts, which reaches Node: src/nn/index.ts → src/nn/layers.ts → node:fs"]);
+  expect(brokenRules(imports)).toEqual([
+    "a browser loads src/nn/index.ts, which reaches Node: src/nn/index.ts → src/nn/layers.ts → node:fs",
+  ]);
 });
 
 test("a file outside of every room is refused", () => {

@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { classifyCommand } from "./commands/classify.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
@@ -13,7 +14,15 @@ export function createProgram(): Command {
     .description("Adapt pre-trained models on the machine you have.")
     .version(version)
     .showHelpAfterError("(espalier --help lists the options)");
-  for (const command of [trainCommand(), generateCommand(), evalCommand(), mergeCommand(), inspectCommand(), methodsCommand()])
+  for (const command of [
+    trainCommand(),
+    generateCommand(),
+    evalCommand(),
+    classifyCommand(),
+    mergeCommand(),
+    inspectCommand(),
+    methodsCommand(),
+  ])
     program.addCommand(command);
   for (const command of [program, ...program.commands]) command.exitOverride();
   return program;

@@ -17,6 +17,11 @@ export class Terminal {
     else this.#out.write(`${text}\n`);
   }
 
+  /** Text as it comes, without a line's end. */
+  write(text: string): void {
+    this.#out.write(text);
+  }
+
   /** The machine-readable result: one JSON object as the last line. */
   json(result: unknown): void {
     this.#out.write(`${JSON.stringify(result)}\n`);
@@ -34,7 +39,10 @@ export class Terminal {
     );
     const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" });
     return {
-      update: (value, details) => bar.update(value, { details }),
+      update: (value, details, newTotal) => {
+        if (newTotal !== undefined) bar.setTotal(newTotal);
+        bar.update(value, { details });
+      },
       stop: () => {
         bar.stop();
         this.#bars?.stop();
@@ -46,11 +54,11 @@ export class Terminal {
   #lines(label: string, total: number): Progress {
     let printedAt = 0;
     return {
-      update: (value, details) => {
+      update: (value, details, newTotal = total) => {
         const now = Date.now();
-        if (value < total && now - printedAt < 5000) return;
+        if (value < newTotal && now - printedAt < 10_000) return;
         printedAt = now;
-        this.line(`${label} ${value}/${total}  ${details}`);
+        this.line(`${label} ${value}/${newTotal}  ${details}`);
       },
       stop() {},
     };
@@ -58,7 +66,8 @@ export class Terminal {
 }
 
 export interface Progress {
-  update(value: number, details: string): void;
+  /** `total` may be given when it becomes known. */
+  update(value: number, details: string, total?: number): void;
   stop(): void;
 }
 

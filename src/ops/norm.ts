@@ -16,7 +16,7 @@ const rmsNormOp = defineOp<{ x: Tensor; weight: Tensor }, { epsilon: number }>({
     ];
   },
   emit: ({ x, weight }, { epsilon }, { provider, inputs }) => {
-    if (provider === "webgpu" || inputs.x.dtype === "float64") {
+    if (provider === "webgpu" || provider === "onnx" || inputs.x.dtype === "float64") {
       const square = node("Mul", [x, x]);
       const meanSquare = node("ReduceMean", [square, int64s([-1])], { keepdims: 1 });
       const inverse = node("Reciprocal", [node("Sqrt", [node("Add", [meanSquare, scalar(inputs.x.dtype, epsilon)])])]);

@@ -14,7 +14,15 @@ import { adamW } from "./optimizers.ts";
 import { schedule } from "./schedules.ts";
 import { type TrainOptions, train } from "./trainer.ts";
 
-const config = llamaConfigSchema.parse({ vocab_size: 32, hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 1, max_position_embeddings: 32 });
+const config = llamaConfigSchema.parse({
+  vocab_size: 32,
+  hidden_size: 16,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  max_position_embeddings: 32,
+});
 
 /** A language that a model can learn: every token is the one before plus three. */
 function counting(batchSize: number): BatchSource {
@@ -23,9 +31,15 @@ function counting(batchSize: number): BatchSource {
     batch(step) {
       const random = new Random(9, step);
       const starts = Array.from({ length: batchSize }, () => random.integer(32));
-      const at = (offset: number) => BigInt64Array.from({ length: batchSize * 8 }, (_, i) => BigInt((starts[Math.floor(i / 8)]! + 3 * ((i % 8) + offset)) % 32));
+      const at = (offset: number) =>
+        BigInt64Array.from({ length: batchSize * 8 }, (_, i) => BigInt((starts[Math.floor(i / 8)]! + 3 * ((i % 8) + offset)) % 32));
       const shape = [batchSize, 8];
-      return { feeds: { ids: hostTensor("int64", shape, at(0)), targets: hostTensor("int64", shape, at(1)) }, tokens: batchSize * 8, examples: batchSize, description: `batch ${step}` };
+      return {
+        feeds: { ids: hostTensor("int64", shape, at(0)), targets: hostTensor("int64", shape, at(1)) },
+        tokens: batchSize * 8,
+        examples: batchSize,
+        description: `batch ${step}`,
+      };
     },
   };
 }
@@ -38,11 +52,24 @@ afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
 function options(overrides: Partial<TrainOptions> = {}): TrainOptions & { model: LlamaForCausalLM } {
   const model = new LlamaForCausalLM(config, 3);
-  return { model, objective: causalLanguageModel(model), data: counting(4), device: cpu({ threads: 1 }), optimizer: adamW({ learningRate: 1e-2 }), steps: 12, seed: 5, ...overrides } as TrainOptions & { model: LlamaForCausalLM };
+  return {
+    model,
+    objective: causalLanguageModel(model),
+    data: counting(4),
+    device: cpu({ threads: 1 }),
+    optimizer: adamW({ learningRate: 1e-2 }),
+    steps: 12,
+    seed: 5,
+    ...overrides,
+  } as TrainOptions & { model: LlamaForCausalLM };
 }
 
 const weights = (model: LlamaForCausalLM) => model.parameters().map((p) => Array.from((p.storage as { data: Float32Array }).data));
-const logged = (run: string) => readFileSync(join(run, "metrics.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as { step: number; loss: number; gradientNorm: number });
+const logged = (run: string) =>
+  readFileSync(join(run, "metrics.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { step: number; loss: number; gradientNorm: number });
 
 describe("training", () => {
   test("learns, and the evaluator sees the trained weights", async () => {
@@ -61,7 +88,9 @@ describe("training", () => {
     await train(whole);
 
     const controller = new AbortController();
-    const stopped = await train(options({ directory: join(directory, "parts"), signal: controller.signal, onStep: ({ step }) => step === 5 && controller.abort() }));
+    const stopped = await train(
+      options({ directory: join(directory, "parts"), signal: controller.signal, onStep: ({ step }) => step === 5 && controller.abort() }),
+    );
     expect(stopped).toMatchObject({ steps: 5, interrupted: true });
     const resumed = options({ directory: join(directory, "parts"), resume: true });
     await train(resumed);
@@ -85,7 +114,8 @@ describe("training", () => {
     await train(adapted({ directory, signal: controller.signal, onStep: ({ step }) => step === 7 && controller.abort() }));
     const resumed = adapted({ directory, resume: true });
     await train(resumed);
-    const trained = (o: { model: LlamaForCausalLM }) => o.model.trainableParameters().map((p) => Array.from((p.storage as { data: Float32Array }).data));
+    const trained = (o: { model: LlamaForCausalLM }) =>
+      o.model.trainableParameters().map((p) => Array.from((p.storage as { data: Float32Array }).data));
     expect(trained(resumed)).toEqual(trained(whole));
     expect(trained(other)).not.toEqual(trained(whole));
   });
@@ -97,7 +127,8 @@ describe("training", () => {
       batchesPerEpoch: 200,
       batch(step) {
         const whole = large.batch(Math.floor(step / 4));
-        const rows = (name: string) => hostTensor("int64", [2, 8], (whole.feeds[name]!.data as BigInt64Array).slice((step % 4) * 16, (step % 4) * 16 + 16));
+        const rows = (name: string) =>
+          hostTensor("int64", [2, 8], (whole.feeds[name]!.data as BigInt64Array).slice((step % 4) * 16, (step % 4) * 16 + 16));
         return { feeds: { ids: rows("ids"), targets: rows("targets") }, tokens: 16, examples: 2, description: "" };
       },
     };
@@ -123,7 +154,9 @@ describe("training", () => {
     const adapted = await new Evaluator(o.device, o.objective).run({ ...counting(4), batchesPerEpoch: 2 });
     expect(adapted.loss).toBeCloseTo(base.loss, 6);
     await train(o);
-    expect(o.model.trainableParameters().map((p) => p.name)).toEqual([0, 1].flatMap((l) => ["A", "B"].map((m) => `model.layers.${l}.self_attn.q_proj.lora_${m}.weight`)));
+    expect(o.model.trainableParameters().map((p) => p.name)).toEqual(
+      [0, 1].flatMap((l) => ["A", "B"].map((m) => `model.layers.${l}.self_attn.q_proj.lora_${m}.weight`)),
+    );
     expect(Array.from(o.device.read(o.model.model.norm.weight).data as Float32Array)).toEqual(Array(16).fill(1));
   });
 });
@@ -133,8 +166,13 @@ describe("faults", () => {
     const data = counting(4);
     const o = options({ directory, checkpointEvery: 2, steps: 10, data });
     // Weights that overflow at step 6, as a diverging run's would.
-    const poisoned = { ...o, onStep: ({ step }: { step: number }) => step === 5 && o.device.write(o.model.model.norm.weight, new Float32Array(16).fill(3e38)) };
-    await expect(train(poisoned)).rejects.toThrow(/^Step 6: the (loss|gradient norm) became (NaN|Infinity) on batch 5\. The last finite checkpoint is .*step-4\. Lower the learning rate/);
+    const poisoned = {
+      ...o,
+      onStep: ({ step }: { step: number }) => step === 5 && o.device.write(o.model.model.norm.weight, new Float32Array(16).fill(3e38)),
+    };
+    await expect(train(poisoned)).rejects.toThrow(
+      /^Step 6: the (loss|gradient norm) became (NaN|Infinity) on batch 5\. The last finite checkpoint is .*step-4\. Lower the learning rate/,
+    );
     expect(existsSync(join(directory, "checkpoints/step-4/state.safetensors"))).toBe(true);
   });
 

@@ -22,7 +22,7 @@ export interface TrainOptions {
   methods?: readonly Method[];
   /** Batches per optimizer step. Default 1. */
   accumulate?: number;
-  /** Default 1; `undefined` after a spread means 1 too, Infinity means no clipping. */
+  /** Gradients are scaled down to this global norm; Infinity: never. Default 1. */
   maxGradientNorm?: number;
   /** Seed of dropout and of methods that draw. Default 0. */
   seed?: number;

@@ -56,7 +56,7 @@ export function evalCommand(): Command {
         });
       }
       const bar = terminal.progress("evaluate", 1);
-      const metrics = await task.evaluate((done, of) => bar.update(done / of, flags.data));
+      const metrics = await task.evaluate((done, of) => bar.update(done, flags.data, of));
       bar.stop();
       for (const [name, value] of Object.entries(metrics)) terminal.line(`${name.padEnd(12)} ${value.toFixed(4)}`);
       if (flags.json) terminal.json({ task: task.name, examples: examples.length, ...metrics });

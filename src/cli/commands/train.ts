@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { basename, join } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
@@ -49,6 +49,7 @@ export interface TrainFlags {
   seed: number;
   run?: string;
   resume?: boolean;
+  replace?: boolean;
   checkpointEvery?: number;
   evaluateEvery?: number;
   threads?: number;
@@ -106,6 +107,7 @@ export function trainCommand(): Command {
     .option("--seed <n>", "seed of split, order, initial values and dropout", integer(0), 0)
     .option("--run <directory>", "run directory (default: runs/<data file's name>)")
     .option("--resume", "continue from the run's newest checkpoint")
+    .option("--replace", "replace the run that the directory holds")
     .option("--checkpoint-every <steps>", "steps between checkpoints (default: at the end)", integer(1))
     .option("--evaluate-every <steps>", "steps between evaluations (default: at the end)", integer(1))
     .option("--threads <n>", "processor threads (default: all)", integer(1))
@@ -115,6 +117,14 @@ export function trainCommand(): Command {
       const summary = await runTrain(flags, terminal);
       if (flags.json) terminal.json(summary);
     });
+}
+
+/** The flags of `espalier train` from arguments, with all defaults, for programs that run it themselves. */
+export function parseTrainFlags(args: readonly string[]): TrainFlags {
+  const command = trainCommand()
+    .exitOverride()
+    .action(() => {});
+  return command.parse([...args], { from: "user" }).opts<TrainFlags>();
 }
 
 /** The whole of `espalier train`. */
@@ -230,7 +240,7 @@ function runDirectory(flags: TrainFlags): string {
 
 async function evaluate(task: Task, label: string, terminal: Terminal): Promise<Readonly<Record<string, number>>> {
   const bar = terminal.progress("evaluate", 1);
-  const metrics = await task.evaluate((done, of) => bar.update(done / of, `${label} model on held-out data`));
+  const metrics = await task.evaluate((done, of) => bar.update(done, `${label} model on held-out data`, of));
   bar.stop();
   terminal.line(`${label.padEnd(8)} ${formatMetrics(metrics)}`);
   return metrics;

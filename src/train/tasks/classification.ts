@@ -104,6 +104,8 @@ export class Classifier {
       },
       onProgress,
     );
+    // The programs' memory would otherwise stand beside that of training; compiling them again takes a fraction of a second.
+    await this.#evaluator.dispose();
     return { logits, loss };
   }
 

@@ -46,6 +46,7 @@ export function languageModelingTask(model: LlamaForCausalLM, tokenizer: Tokeniz
     record: { task: "language-modeling", sequenceLength },
     async evaluate(onProgress) {
       const { loss, weight } = await evaluator.run(heldSource, undefined, onProgress);
+      await evaluator.dispose(); // see Classifier.logits
       return { loss, bitsPerByte: (loss * weight) / Math.LN2 / bytes };
     },
     dispose: () => evaluator.dispose(),

@@ -1,0 +1,60 @@
+import { readFileSync } from "node:fs";
+import { Command } from "commander";
+import { EspalierError } from "../../graph/index.ts";
+import { messageText } from "../../inputs/email/message.ts";
+import { cpu } from "../../runtime/node.ts";
+import { Classifier } from "../../train/tasks/classification.ts";
+import { openAdapted } from "../adapted.ts";
+import { formatPercent, Terminal } from "../terminal.ts";
+
+interface ClassifyFlags {
+  adapter: string;
+  model?: string;
+  json?: boolean;
+}
+
+export function classifyCommand(): Command {
+  return new Command("classify")
+    .description("Label files with a trained classifier: .eml is read as an e-mail, anything else as text.")
+    .argument("<files...>", "files to label")
+    .requiredOption("--adapter <directory>", "adapter that espalier train saved")
+    .option("--model <directory>", "base model (default: the adapter's own)")
+    .option("--json", "print the result as one JSON object in the last line")
+    .action(async (files: string[], flags: ClassifyFlags) => {
+      const terminal = new Terminal();
+      const adapted = await openAdapted(flags.adapter, flags.model);
+      if (adapted.kind !== "classification")
+        throw new EspalierError(
+          "not-a-classifier",
+          `${flags.adapter} is not a classifier: it was not trained by espalier train on labelled texts.`,
+        );
+      const texts = await Promise.all(files.map(readText));
+      const classifier = new Classifier(adapted.model, adapted.tokenizer, cpu(), adapted.record);
+      const { predictions, truncation } = await classifier.predict(texts);
+      if (truncation.count > 0)
+        terminal.line(
+          `${truncation.count} of ${truncation.of} texts are longer than ${truncation.limit} tokens: only their beginnings were read.`,
+        );
+      const results = predictions.map(({ label, probabilities }, i) => ({
+        file: files[i]!,
+        label,
+        probability: Math.max(...probabilities),
+      }));
+      for (const { file, label, probability } of results)
+        terminal.line(`${label.padEnd(12)} ${formatPercent(probability).padStart(7)}  ${file}`);
+      if (flags.json) terminal.json({ results });
+      await classifier.dispose();
+    });
+}
+
+async function readText(file: string): Promise<string> {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(file);
+  } catch (cause) {
+    throw new EspalierError("file-missing", `${file} cannot be read (${(cause as NodeJS.ErrnoException).code}).`, { cause });
+  }
+  const text = file.endsWith(".eml") ? await messageText(bytes) : bytes.toString("utf8");
+  if (text.trim() === "") throw new EspalierError("empty-text", `${file} holds no text.`);
+  return text;
+}

@@ -1,0 +1,8 @@
+/** The public face. Each room has a face of its own too: `espalier/nn`, `espalier/train`, `espalier/methods`, … */
+export { grad, vjp } from "./autodiff/index.ts";
+export { EspalierError, Random, symbol, type Tensor, trace, Variable } from "./graph/index.ts";
+export { loadLora, lora, mergeLora } from "./methods/index.ts";
+export { loadCausalLM, loadSequenceClassifier, saveModel } from "./models/index.ts";
+export { type Device, type HostTensor, hostTensor, jit } from "./runtime/index.ts";
+export { cpu } from "./runtime/node.ts";
+export * from "./train/index.ts";

@@ -1,0 +1,160 @@
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { openSafetensors, readPeftAdapter, readStorage } from "../../checkpoints/index.ts";
+import { trace } from "../../graph/index.ts";
+import { loadCausalLM, loadSequenceClassifier, saveModel } from "../../models/index.ts";
+import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../../models/llama.ts";
+import { hostTensor } from "../../runtime/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import { loadLora, lora, mergeLora } from "../index.ts";
+import { LoraLinear } from "./lora-linear.ts";
+
+const fixtures = "tests/fixtures";
+const device = cpu({ threads: 1 });
+const expected = (name: string) =>
+  JSON.parse(readFileSync(join(fixtures, name, "expected.json"), "utf8")) as { input_ids: number[][]; attention_mask?: number[][] };
+const expectedLogits = (name: string) =>
+  readStorage(openSafetensors(join(fixtures, name, "expected.safetensors")).tensors.get("logits")!) as Float32Array;
+const ids = (rows: number[][]) => hostTensor("int64", [rows.length, rows[0]!.length], BigInt64Array.from(rows.flat(), BigInt));
+
+async function causalLogits(model: LlamaForCausalLM, rows: number[][]): Promise<Float32Array> {
+  const host = ids(rows);
+  const program = await device.compile(
+    trace({ ids: host }, (inputs) => ({ logits: model.logits(model.forward({ ids: inputs.ids }).hidden) })),
+  );
+  return (await program.run({ ids: host })).logits!.data as Float32Array;
+}
+
+async function classLogits(model: LlamaForSequenceClassification, rows: number[][], lengths: number[]): Promise<Float32Array> {
+  const feeds = { ids: ids(rows), lengths: hostTensor("int64", [lengths.length], BigInt64Array.from(lengths, BigInt)) };
+  const program = await device.compile(trace(feeds, (inputs) => ({ logits: model.forward(inputs.ids, inputs.lengths) })));
+  return (await program.run(feeds)).logits!.data as Float32Array;
+}
+
+const distance = (a: Float32Array, b: Float32Array) => Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));
+
+let directory: string;
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "espalier-lora-"));
+});
+afterEach(() => rmSync(directory, { recursive: true, force: true }));
+
+describe("adapters that PEFT wrote", () => {
+  test("a causal model's logits equal PEFT's", async () => {
+    const model = loadCausalLM(join(fixtures, "llama-tiny"));
+    const { input_ids } = expected("llama-tiny-lora");
+    const base = await causalLogits(model, input_ids);
+    loadLora(model, join(fixtures, "llama-tiny-lora"));
+    const logits = await causalLogits(model, input_ids);
+    expect(distance(logits, expectedLogits("llama-tiny-lora"))).toBeLessThan(1e-5);
+    expect(distance(logits, base)).toBeGreaterThan(1e-2);
+  });
+
+  test("a classifier's logits equal PEFT's, head included, on right-padded rows", async () => {
+    const { input_ids, attention_mask } = expected("llama-tiny-seqcls-lora");
+    const model = loadSequenceClassifier(join(fixtures, "llama-tiny"), ["a", "b"]);
+    loadLora(model, join(fixtures, "llama-tiny-seqcls-lora"));
+    const lengths = attention_mask!.map((row) => row.reduce((a, b) => a + b));
+    expect(distance(await classLogits(model, input_ids, lengths), expectedLogits("llama-tiny-seqcls-lora"))).toBeLessThan(1e-5);
+  });
+
+  test("saving what was loaded gives PEFT's names and values back", () => {
+    const source = join(fixtures, "llama-tiny-lora");
+    const model = loadCausalLM(join(fixtures, "llama-tiny"));
+    const { parameters } = loadLora(model, source);
+    lora({ rank: 4, alpha: 8 }).save!(directory, { model, base: "base", parameters });
+    const [theirs, ours] = [readPeftAdapter(source), readPeftAdapter(directory)];
+    expect([...ours.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
+    for (const [name, storage] of theirs.tensors) expect(readStorage(ours.tensors.get(name)!)).toEqual(readStorage(storage));
+    expect(ours.config).toMatchObject({
+      r: 4,
+      lora_alpha: 8,
+      target_modules: ["q_proj", "v_proj"],
+      task_type: "CAUSAL_LM",
+      base_model_name_or_path: "base",
+    });
+  });
+
+  test("an adapter of another model is refused, and the message names the tensors", () => {
+    const model = loadCausalLM(join(fixtures, "llama-tiny"));
+    expect(() => loadLora(model, join(fixtures, "llama-tiny-seqcls-lora"))).toThrow(
+      /1 tensors of the adapter match nothing in the model: score\.weight/,
+    );
+  });
+});
+
+describe("merging", () => {
+  test("the merged model computes what the adapted one does, and unmerging restores the base bit for bit", async () => {
+    const model = loadCausalLM(join(fixtures, "llama-tiny"));
+    const { input_ids } = expected("llama-tiny-lora");
+    const q = "model.layers.0.self_attn.q_proj";
+    const weight = device.read((model.module(q) as LoraLinear).weight).data;
+    loadLora(model, join(fixtures, "llama-tiny-lora"));
+    const adapted = await causalLogits(model, input_ids);
+    const merged = mergeLora(model, device);
+    expect(merged.modules).toHaveLength(4);
+    expect([...model.namedModules()].some(([, m]) => m instanceof LoraLinear)).toBe(false);
+    expect(distance(await causalLogits(model, input_ids), adapted)).toBeLessThan(1e-5);
+    saveModel(directory, model, { source: join(fixtures, "llama-tiny"), dtype: "f32" });
+    expect(distance(await causalLogits(loadCausalLM(directory), input_ids), adapted)).toBeLessThan(1e-5);
+    merged.unmerge();
+    expect(await causalLogits(model, input_ids)).toEqual(adapted);
+    expect(device.read((model.module(q) as LoraLinear).weight).data).toEqual(weight);
+  });
+});
+
+describe("options", () => {
+  const model = () => loadCausalLM(join(fixtures, "llama-tiny"));
+
+  test("rank 0 is refused with the option's name", () => {
+    expect(() => lora({ rank: 0 })).toThrow(/lora: wrong options:\n {2}rank: /);
+  });
+
+  test("an unknown option is refused", () => {
+    expect(() => lora({ rnak: 4 } as never)).toThrow(/rnak/);
+  });
+
+  test("a target that matches nothing suggests the nearest names", () => {
+    expect(() => lora({ targets: ["q_prj"] }).weights!(model())).toThrow(
+      /The target "q_prj" matches no Linear of the model\. Nearest: q_proj, /,
+    );
+    expect(() => lora({ targets: "model\\.layers\\.9\\..*" }).weights!(model())).toThrow(/matches no Linear/);
+  });
+
+  test("one of several targets that matches nothing is named", () => {
+    expect(() => lora({ targets: ["q_proj", "query"] }).weights!(model())).toThrow(/The target "query" matches no Linear/);
+  });
+
+  test("all-linear adapts every Linear but the head; a regular expression speaks of whole paths", () => {
+    const all = model();
+    lora({ targets: "all-linear" }).weights!(all);
+    expect(all.trainableParameters()).toHaveLength(2 * 7 * 2);
+    expect(all.module("lm_head")).not.toBeInstanceOf(LoraLinear);
+    const some = model();
+    lora({ targets: "model\\.layers\\.1\\..*_proj" }).weights!(some);
+    expect(some.trainableParameters().every((p) => p.name.startsWith("model.layers.1."))).toBe(true);
+  });
+
+  test("the head of a classifier is trained in full and saved with the adapter", () => {
+    const classifier = loadSequenceClassifier(join(fixtures, "llama-tiny"), ["a", "b", "c"]);
+    const method = lora({ rank: 2, targets: ["q_proj"] });
+    method.weights!(classifier);
+    expect(classifier.trainableParameters().map((p) => p.name)).toContain("score.weight");
+    method.save!(directory, { model: classifier, parameters: classifier.trainableParameters() });
+    const { config, tensors } = readPeftAdapter(directory);
+    expect(config).toMatchObject({ task_type: "SEQ_CLS", modules_to_save: ["score"] });
+    expect(tensors.has("score.weight")).toBe(true);
+  });
+
+  test("two seeds start from different updates, one seed from the same", () => {
+    const start = (seed: number) => {
+      const m = model();
+      lora({ seed }).weights!(m);
+      return Array.from((m.trainableParameters()[0]!.storage as { data: Float32Array }).data);
+    };
+    expect(start(1)).toEqual(start(1));
+    expect(start(1)).not.toEqual(start(2));
+  });
+});

@@ -1,0 +1,11 @@
+export { estimateStep, type StepEstimate } from "./estimate.ts";
+export { Evaluator } from "./evaluate.ts";
+export type { Method } from "./method.ts";
+export * from "./metrics.ts";
+export { causalLanguageModel, type Objective, sequenceClassification } from "./objectives.ts";
+export { type AdamWOptions, adamW, type Optimizer, type SgdOptions, sgd } from "./optimizers.ts";
+export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
+export { Classifier, classificationTask } from "./tasks/classification.ts";
+export { languageModelingTask } from "./tasks/language-modeling.ts";
+export type { Task } from "./tasks/task.ts";
+export { type StepReport, type TrainOptions, type TrainResult, train } from "./trainer.ts";

@@ -1,0 +1,19 @@
+import { defineConfig } from "tsdown";
+
+/** One entry for the public face, one per room, and the command. Modules stay files of their own, so that a browser loads what it uses. */
+export default defineConfig({
+  entry: [
+    "src/index.ts",
+    "src/*/index.ts",
+    "src/runtime/{node,web}.ts",
+    "src/data/records.ts",
+    "src/inputs/text/tokenizer-directory.ts",
+    "src/cli/main.ts",
+  ],
+  format: "esm",
+  platform: "neutral",
+  unbundle: true,
+  dts: true,
+  clean: true,
+  external: [/^node:/, /^[^./]/],
+});
