@@ -25,6 +25,19 @@ const message = (name: string, content: string | Uint8Array, options?: ReadOptio
 };
 
 describe("what is read", () => {
+  test("jsonl: a prompt and its completion are one text, joined as they are", () => {
+    expect(read("a.jsonl", '{"prompt":"2 + 2 =","completion":" 4"}')).toEqual([["2 + 2 = 4", undefined, 1]]);
+    expect(message("a.jsonl", '{"prompt":"2 + 2 ="}')).toContain('has no "text" (it has "prompt");');
+    expect(message("a.jsonl", '{"prompt":"2","completion":"4"}', { textColumn: "body" })).toContain('has no "body" (');
+  });
+
+  test("csv: blanks around a label do not make another class", () => {
+    expect(read("a.csv", "text,label\na, spam\n b ,spam\n")).toEqual([
+      ["a", "spam", 2],
+      [" b ", "spam", 3],
+    ]);
+  });
+
   test("jsonl: labels become strings, blank lines do not count as examples", () => {
     const lines = ['{"text":"a","label":"x"}', "", '{"text":"b","label":0}', '{"label":false,"text":"c"}'];
     expect(read("a.jsonl", lines.join("\n"))).toEqual([
@@ -189,9 +202,20 @@ describe("what is refused, in these words", () => {
     expect(message("a.csv", "text,label\na,x\nb, c,y\nd\n")).toBe(
       "data-csv: …/a.csv line 3: has 3 cells where the header has 2 columns; put cells that hold commas or line ends in quotes. 1 other line is broken too (line 4).",
     );
-    expect(message("a.csv", 'text,label\na,x\nb "c",y\n')).toMatch(
-      /^data-csv: …\/a\.csv line 3: is not valid CSV: .*quote.*\. Put cells that hold quotes in quotes, and double the quotes inside\.$/i,
+    const advice = "put cells that hold quotes in quotes, and double the quotes inside";
+    const quoting = (content: string) => message("a.csv", `text,label\n${content}`);
+    expect(quoting('a,x\nb "c",y\n')).toMatch(
+      new RegExp(`^data-csv: …/a\\.csv line 3: is not valid CSV: .*quote.*; ${advice}\\. No other line is broken\\.$`, "i"),
     );
+    expect(quoting('a,x\n"b "c" d",y\ne,x\nf\n')).toMatch(
+      /^data-csv: …\/a\.csv line 3: .*quote.* What follows line 3 cannot be judged before that line is corrected\.$/i,
+    );
+    expect(quoting('a,x\nb "c",y\nd\ne,y\n')).toMatch(/line 3: .* 1 other line is broken too \(line 4\)\.$/);
+    expect(quoting('a,x\n\n"never closed,y\nd,x\ne,x\n')).toBe(
+      `data-csv: …/a.csv line 4: is not valid CSV: a quote that opens in this row is never closed; ${advice}. What follows line 4 cannot be judged before that line is corrected.`,
+    );
+    expect(message("a.csv", 'te"xt,label\na,x\n')).toMatch(/^data-csv: …\/a\.csv line 1: is not valid CSV: /);
+    expect(message("a.csv", '"text,label\na,x\n')).toMatch(/^data-csv: …\/a\.csv line 1: .* never closed; /);
   });
 
   test("what steers a terminal is not passed on", () => {

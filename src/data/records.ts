@@ -1,5 +1,5 @@
 import { extname } from "node:path";
-import { CsvError, parse } from "csv-parse/sync";
+import { type CsvError, parse } from "csv-parse/sync";
 import { EspalierError, nearestNames } from "../graph/errors.ts";
 import { readTextFile, statFile } from "./text-file.ts";
 
@@ -24,6 +24,8 @@ interface Problem {
   line: number;
   code: string;
   reason: string;
+  /** The lines after it could not be told apart, so nobody knows how many of them are broken. */
+  hidesRest?: boolean;
 }
 
 interface Records {
@@ -40,6 +42,7 @@ const formats: Record<string, (text: string, file: string, options: ReadOptions)
 /**
  * Reads the examples of a data file, by its extension:
  * `.jsonl` holds one JSON object a line, `{"text": "…", "label": "…"}`; a label may also be a number or a boolean, and is read as a string.
+ * `{"prompt": "…", "completion": "…"}` is the text that the two make when joined as they are.
  * `.csv` has a header row that names its columns.
  * `.txt` is one example: the whole text, for language modelling.
  *
@@ -90,7 +93,10 @@ function jsonl(text: string, file: string, options: ReadOptions): Records {
 }
 
 function csv(text: string, file: string, options: ReadOptions): Records {
-  const [header, ...rows] = csvRows(text, file);
+  const {
+    rows: [header, ...rows],
+    problems,
+  } = csvRows(text, file);
   const columns = header!.cells.map((cell) => cell.trim());
   for (const column of [options.textColumn ?? "text", ...(options.labelColumn === undefined ? [] : [options.labelColumn])]) {
     if (columns.includes(column)) continue;
@@ -108,45 +114,76 @@ function csv(text: string, file: string, options: ReadOptions): Records {
       `${file} line ${header!.line}: the header names the column "${printable(twice)}" twice. Rename one of them.`,
     );
   }
-  const records: Records = { examples: [], problems: [] };
+  const records: Records = { examples: [], problems };
+  const labelColumn = options.labelColumn ?? "label";
   for (const { cells, line } of rows) {
     if (cells.length === columns.length) {
-      const row = Object.fromEntries(columns.map((column, index) => [column, cells[index]!]));
+      // "a, spam" is the label "spam": a class must not fall in two because of a blank after a comma.
+      const row = Object.fromEntries(columns.map((column, i) => [column, column === labelColumn ? cells[i]!.trim() : cells[i]!]));
       addExample(records, row, file, line, options);
     } else {
       const reason = `has ${cells.length} cells where the header has ${columns.length} columns; put cells that hold commas or line ends in quotes`;
       records.problems.push({ line, code: "data-csv", reason });
     }
   }
+  problems.sort((a, b) => a.line - b.line);
   return records;
 }
 
-function csvRows(text: string, file: string): { cells: string[]; line: number }[] {
-  try {
-    // Rows of the wrong length come through, to be counted with the other broken lines.
-    const settings = { info: true, skip_empty_lines: true, relax_column_count: true, record_delimiter: "\n" } as const;
-    const rows = parse(text, settings) as unknown as { record: string[]; info: { lines: number } }[];
-    // The parser tells where a row ends; a row of several lines holds the others in its quoted cells.
-    return rows.map(({ record, info }) => ({
-      cells: record,
-      line: info.lines - record.reduce((n, cell) => n + cell.split("\n").length - 1, 0),
-    }));
-  } catch (error) {
-    if (!(error instanceof CsvError)) throw error;
-    const { lines, message } = error as CsvError & { lines?: number };
-    throw new EspalierError(
-      "data-csv",
-      `${file} line ${lines ?? 1}: is not valid CSV: ${printable(message)}. Put cells that hold quotes in quotes, and double the quotes inside.`,
-      { cause: error },
-    );
+function csvRows(text: string, file: string): { rows: { cells: string[]; line: number }[]; problems: Problem[] } {
+  const faults: { line: number; message: string; code: string }[] = [];
+  const settings = {
+    info: true,
+    skip_empty_lines: true,
+    record_delimiter: "\n",
+    // Rows of the wrong length come through, and rows with faults are passed over, to be counted with the other broken lines.
+    relax_column_count: true,
+    skip_records_with_error: true,
+    on_skip: ({ lines, code, message }: CsvError & { lines?: number }) => {
+      // The parser may stumble over one row several times.
+      if (faults.at(-1)?.line !== lines) faults.push({ line: lines ?? 1, message, code });
+      return undefined;
+    },
+  };
+  const parsed = parse(text, settings as never) as unknown as { record: string[]; info: { lines: number } }[];
+  const unclosed = faults.findIndex((fault) => fault.code === "CSV_QUOTE_NOT_CLOSED");
+  // After another fault in quoting, a quote that seems open at the end of the file is only its consequence.
+  if (unclosed > 0) faults.splice(unclosed, 1);
+  else if (unclosed === 0) {
+    // The parser names the end of the file; what has to be found is where the row begins.
+    const after = parsed.at(-1)?.info.lines ?? 0;
+    faults[0]!.line =
+      after +
+      1 +
+      text
+        .split("\n")
+        .slice(after)
+        .findIndex((line) => line !== "");
+    faults[0]!.message = "a quote that opens in this row is never closed";
   }
+  const problems = faults.map(({ line, message, code }) => {
+    const advice = "put cells that hold quotes in quotes, and double the quotes inside";
+    const reason = `is not valid CSV: ${printable(message)}; ${advice}`;
+    return { line, code: "data-csv", reason, hidesRest: code === "CSV_QUOTE_NOT_CLOSED" || code === "CSV_INVALID_CLOSING_QUOTE" };
+  });
+  // The parser tells where a row ends; a row of several lines holds the others in its quoted cells.
+  const rows = parsed.map(({ record, info }) => ({
+    cells: record,
+    line: info.lines - record.reduce((n, cell) => n + cell.split("\n").length - 1, 0),
+  }));
+  // Without its header a file has no columns to speak of.
+  if (problems[0] && problems[0].line <= (rows[0]?.line ?? problems[0].line)) refuseProblems(file, problems);
+  return { rows, problems };
 }
 
 function addExample(records: Records, value: Record<string, unknown>, file: string, line: number, options: ReadOptions): void {
   const { textColumn = "text", labelColumn = "label" } = options;
   const complain = (code: string, reason: string) => records.problems.push({ line, code, reason });
-  const text = Object.hasOwn(value, textColumn) ? value[textColumn] : undefined;
-  const label = Object.hasOwn(value, labelColumn) ? value[labelColumn] : undefined;
+  const at = (key: string) => (Object.hasOwn(value, key) ? value[key] : undefined);
+  const [prompt, completion] = [at("prompt"), at("completion")];
+  const isPair = options.textColumn === undefined && typeof prompt === "string" && typeof completion === "string";
+  const text = at(textColumn) === undefined && isPair ? prompt + completion : at(textColumn);
+  const label = at(labelColumn);
   if (text === undefined) {
     const keys = Object.keys(value);
     const has = keys.length === 0 ? "it is an empty object" : `it has ${listed(nearestNames(textColumn, keys, 5))}`;
@@ -170,14 +207,18 @@ function refuseProblems(file: string, problems: Problem[]): void {
   const [first, ...others] = problems;
   if (!first) return;
   const numbers = others.slice(0, 5).map((problem) => problem.line);
+  const hiding = problems.find((problem) => problem.hidesRest);
   const dots = others.length > numbers.length ? ", …" : "";
   const more =
     others.length === 0
-      ? "No other line is broken."
+      ? hiding
+        ? ""
+        : " No other line is broken."
       : others.length === 1
-        ? `1 other line is broken too (line ${numbers[0]}).`
-        : `${others.length} other lines are broken too (lines ${numbers.join(", ")}${dots}).`;
-  throw new EspalierError(first.code, `${file} line ${first.line}: ${first.reason}. ${more}`);
+        ? ` 1 other line is broken too (line ${numbers[0]}).`
+        : ` ${others.length} other lines are broken too (lines ${numbers.join(", ")}${dots}).`;
+  const rest = hiding ? ` What follows line ${hiding.line} cannot be judged before that line is corrected.` : "";
+  throw new EspalierError(first.code, `${file} line ${first.line}: ${first.reason}.${more}${rest}`);
 }
 
 function refuseHalfLabelled(file: string, examples: Example[], { labelColumn }: ReadOptions): void {
