@@ -84,14 +84,15 @@ function penalize(logits: Float32Array, seen: Iterable<number>, penalty = 1): vo
 /** The greatest logit's token; the first of several. */
 function likeliest(logits: Float32Array): number {
   let best = 0;
+  let broken = 0;
   for (let i = 0; i < logits.length; i++) {
-    // NaN is not above anything: without the look at the current best it could win by standing first.
-    if (logits[i]! > logits[best]! || Number.isNaN(logits[best]!)) best = i;
+    if (logits[i]! > logits[best]!) best = i;
+    else if (Number.isNaN(logits[i]!)) broken++;
   }
-  if (!Number.isFinite(logits[best]!))
+  if (broken > 0 || !Number.isFinite(logits[best]!))
     throw new EspalierError(
       "not-finite",
-      `The model's logits are not finite numbers (the greatest of ${logits.length} is ${logits[best]}): its weights are damaged, or training has diverged. Go back to an earlier checkpoint.`,
+      `The model's logits are not finite numbers (${broken} of ${logits.length} are NaN, the greatest is ${logits[best]}): its weights are damaged, or training has diverged. Go back to an earlier checkpoint.`,
     );
   return best;
 }
