@@ -1,6 +1,6 @@
 export { estimateStep, type StepEstimate } from "./estimate.ts";
 export { Evaluator } from "./evaluate.ts";
-export type { Method } from "./method.ts";
+export { applyWeights, type Method } from "./method.ts";
 export * from "./metrics.ts";
 export { causalLanguageModel, type Objective, sequenceClassification } from "./objectives.ts";
 export { type AdamWOptions, adamW, type Optimizer, type SgdOptions, sgd } from "./optimizers.ts";

@@ -28,3 +28,16 @@ export interface SaveContext {
   /** Trained parameters with their present values in `storage`. */
   parameters: readonly Parameter[];
 }
+
+const applied = new WeakMap<Module, Set<Method>>();
+
+/** Lets each method rewrite the model, once: the trainer does it too, and finds it done. */
+export function applyWeights(model: Module, methods: readonly Method[]): void {
+  const done = applied.get(model) ?? new Set();
+  applied.set(model, done);
+  for (const method of methods) {
+    if (done.has(method)) continue;
+    method.weights?.(model);
+    done.add(method);
+  }
+}

@@ -2,7 +2,7 @@ import type { BatchSource } from "../data/index.ts";
 import { EspalierError, type Traced, type Variable } from "../graph/index.ts";
 import { type Module, randomInputs } from "../nn/index.ts";
 import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
-import type { Method } from "./method.ts";
+import { applyWeights, type Method } from "./method.ts";
 import type { Objective } from "./objectives.ts";
 import type { Optimizer } from "./optimizers.ts";
 import { RunDirectory } from "./run-directory.ts";
@@ -82,6 +82,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
 class Trainer {
   readonly #o: TrainOptions;
   readonly #accumulate: number;
+  readonly #data: BatchSource;
   readonly #optimizer;
   readonly #variables: readonly Variable[];
   readonly #programs = new Map<string, Promise<Program>>();
@@ -93,12 +94,16 @@ class Trainer {
   constructor(options: TrainOptions) {
     this.#o = options;
     this.#accumulate = options.accumulate ?? 1;
+    const methods = options.methods ?? [];
+    applyWeights(options.model, methods);
+    const objective = methods.reduce((base, m) => m.objective?.(base) ?? base, options.objective);
+    this.#data = methods.reduce((source, m) => m.data?.(source) ?? source, options.data);
     const parameters = options.model.trainableParameters();
     this.#optimizer = options.optimizer.create(parameters);
     this.#variables = [...parameters, ...this.#optimizer.variables];
     const maxGradientNorm = options.maxGradientNorm ?? 1;
     this.#stepOptions = {
-      objective: options.objective,
+      objective,
       parameters,
       optimizer: this.#optimizer,
       ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }),
@@ -178,7 +183,7 @@ class Trainer {
   }
 
   async #step(step: number) {
-    const { data, steps, seed = 0 } = this.#o;
+    const { steps, seed = 0 } = this.#o;
     const learningRate = this.#o.optimizer.learningRate * (this.#o.schedule?.(step, steps) ?? 1);
     const scalars = prefixed(this.#optimizer.scalars(step, learningRate));
     const common: Record<string, HostTensor> = Object.fromEntries(
@@ -188,7 +193,7 @@ class Trainer {
     const descriptions: string[] = [];
     for (let part = 0; part < this.#accumulate; part++) {
       const index = (step - 1) * this.#accumulate + part;
-      const batch = data.batch(index);
+      const batch = this.#data.batch(index);
       const feeds = { ...batch.feeds, ...common, ...randomFeeds(seed, index) };
       const out = await (await this.#program(batch.feeds)).run(feeds);
       total += Number(out.total!.data[0]);

@@ -10,7 +10,7 @@ import { lora } from "../../methods/index.ts";
 import { loadCausalLM, loadSequenceClassifier } from "../../models/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import type { Method } from "../../train/method.ts";
+import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers.ts";
 import { type ScheduleName, schedule, scheduleNames } from "../../train/schedules.ts";
 import { classificationTask, collectLabels, defaultTemplate, initialiseHeadFromLabels } from "../../train/tasks/classification.ts";
@@ -150,7 +150,7 @@ export async function runTrain(flags: TrainFlags, terminal: Terminal): Promise<T
           }),
         ]
       : [];
-  for (const method of methods) method.weights?.(model);
+  applyWeights(model, methods);
   const count = (parameters: readonly { shape: readonly number[] }[]) => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
   const [totalParameters, trainableParameters] = [count(model.parameters()), count(model.trainableParameters())];
   terminal.line(
