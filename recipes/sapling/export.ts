@@ -3,7 +3,7 @@
  * exactly these rounded weights (recipes/sapling/result.json).
  * `npx tsx recipes/sapling/export.ts [--directory runs/sapling]`
  */
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { fromFloat32, openSafetensors, readStorage, saveCheckpoint, toFloat32, writeJson } from "../../src/checkpoints/index.ts";
@@ -15,6 +15,7 @@ import { Evaluator } from "../../src/train/evaluate.ts";
 import { causalLanguageModel } from "../../src/train/objectives.ts";
 import { RunDirectory } from "../../src/train/run-directory.ts";
 import { saplingConfig, saplingTraining } from "./config.ts";
+import { modelCard, type SaplingResult } from "./model-card.ts";
 import { readPack, windows } from "./packs.ts";
 
 const { values } = parseArgs({
@@ -53,7 +54,7 @@ const metrics = readFileSync(join(values.directory, "metrics.jsonl"), "utf8")
   .map((line) => JSON.parse(line) as { step: number; tokens?: number; tokensPerSecond?: number })
   .filter((m) => m.tokensPerSecond !== undefined && m.step <= latest.step);
 const trainingTokens = metrics.at(-1)!.tokens!;
-const result = {
+const result: SaplingResult = {
   parameters: model.parameters().reduce((n, p) => n + elementCount(p.shape), 0),
   steps: latest.step,
   trainingTokens,
@@ -64,5 +65,6 @@ const result = {
   baselines: { gzip9: Number(baselines.gzip9.toFixed(4)), kneserNey5GramBytes: Number(baselines.kneserNey5Gram.toFixed(4)) },
 };
 writeJson("recipes/sapling/result.json", result);
+writeFileSync(join(values.output, "README.md"), modelCard(result));
 console.log(JSON.stringify(result, null, 2));
 process.exit(0);

@@ -82,7 +82,8 @@ const smallDisks = (() => {
 const saveTooMuch = (prepare: string) => `
   import { execFileSync } from "node:child_process";
   import { readdirSync } from "node:fs";
-  import { openSafetensors, readStorage, writeSafetensors } from "${room}safetensors.ts";
+  import { openSafetensors, writeSafetensors } from "${room}safetensors.ts";
+  import { readStorage } from "${room}../runtime/stored-values.ts";
   const [disk] = process.argv.slice(2);
   const file = disk + "/model.safetensors";
   const tensor = (length, value) => ({ kind: "memory", dtype: "float32", shape: [length], data: new Float32Array(length).fill(value) });

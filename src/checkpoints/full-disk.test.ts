@@ -4,8 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { EspalierError } from "../graph/errors.ts";
+import { readStorage } from "../runtime/stored-values.ts";
 import { openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
-import { readStorage } from "./safetensors.ts";
 
 const disk = vi.hoisted(() => ({ left: Number.POSITIVE_INFINITY, full: -1 }));
 

@@ -3,10 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { readStorage } from "../runtime/stored-values.ts";
 import { bfloat16ToFloat32, float32ToBfloat16 } from "./dtype-conversion.ts";
 import { openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
 import { refusal } from "./refusal.ts";
-import { readStorage, writeSafetensors } from "./safetensors.ts";
+import { writeSafetensors } from "./safetensors.ts";
 
 const fixtures = fileURLToPath(new URL("../../tests/fixtures/", import.meta.url));
 let directory: string;

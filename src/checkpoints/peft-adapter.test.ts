@@ -4,10 +4,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Storage } from "../graph/storage.ts";
+import { readStorage } from "../runtime/stored-values.ts";
 import { readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
 import { loraScaling, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
 import { refusal } from "./refusal.ts";
-import { openSafetensors, readStorage, writeSafetensors } from "./safetensors.ts";
+import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 
 const fixtures = fileURLToPath(new URL("../../tests/fixtures/", import.meta.url));
 let directory: string;

@@ -6,9 +6,10 @@ import fc from "fast-check";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { dtypeSize } from "../graph/dtype.ts";
 import { EspalierError } from "../graph/errors.ts";
+import { readStorage } from "../runtime/stored-values.ts";
 import { findDuplicateKey } from "./duplicate-key.ts";
 import { parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
-import { openSafetensors, readStorage, writeSafetensors } from "./safetensors.ts";
+import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { parseHeader } from "./safetensors-header.ts";
 
 /** ESPALIER_FUZZ=10000 for the long run. */

@@ -5,9 +5,10 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DType, dtypeSize } from "../graph/dtype.ts";
 import type { MemoryStorage, Storage } from "../graph/storage.ts";
+import { readStorage } from "../runtime/stored-values.ts";
 import { toFloat32 } from "./dtype-conversion.ts";
 import { refusal } from "./refusal.ts";
-import { openSafetensors, readStorage, writeSafetensors } from "./safetensors.ts";
+import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 
 const fixtures = fileURLToPath(new URL("../../tests/fixtures/dtypes/", import.meta.url));
 let directory: string;

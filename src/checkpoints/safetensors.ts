@@ -1,7 +1,9 @@
-import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
-import { allocate, dtypeSize, type TypedArray } from "../graph/dtype.ts";
+import { fstatSync } from "node:fs";
+import { dtypeSize } from "../graph/dtype.ts";
 import { EspalierError } from "../graph/errors.ts";
 import type { FileStorage, Storage } from "../graph/storage.ts";
+import { rawBytes } from "../onnx/index.ts";
+import { readFully, withFile } from "../runtime/stored-values.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 import { elementCount, encodeHeader, maxHeaderBytes, parseHeader, prefixBytes, quoteName } from "./safetensors-header.ts";
 
@@ -60,18 +62,10 @@ export function writeSafetensors(file: string, tensors: NamedStorages, metadata:
     append(header);
     for (const [, storage] of ordered) {
       if (storage.kind === "file") streamFile(storage, append);
-      else append(bytesOf(storage.data));
+      else append(rawBytes(storage.data));
     }
   });
   return openSafetensors(file);
-}
-
-/** The values of a storage in memory: a file's are copied in, an array already in memory is returned as it is (not copied). */
-export function readStorage(storage: Storage): TypedArray {
-  if (storage.kind === "memory") return storage.data;
-  const values = allocate(storage.dtype, storage.byteLength / dtypeSize[storage.dtype]);
-  withFile(storage.file, (descriptor) => readFully(descriptor, bytesOf(values), storage.offset, storage.file));
-  return values;
 }
 
 function readHeaderLength(descriptor: number, size: number, file: string): number {
@@ -135,43 +129,4 @@ function streamFile(storage: FileStorage, append: (bytes: Uint8Array) => void): 
       append(part);
     }
   });
-}
-
-/** Values as the bytes of the file: the format is little-endian, and so is every machine that Node 20 is built for but s390x. */
-const bytesOf = (data: TypedArray): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-
-function readFully(descriptor: number, into: Uint8Array, offset: number, file: string): void {
-  for (let done = 0; done < into.length; ) {
-    const count = readSync(descriptor, into, done, Math.min(into.length - done, 1 << 30), offset + done);
-    if (count === 0) {
-      throw new EspalierError(
-        "checkpoint-truncated",
-        `${file}: ends at byte ${offset + done}, but ${into.length} bytes were expected from byte ${offset}. It was cut short or changed since it was opened: open it again.`,
-      );
-    }
-    done += count;
-  }
-}
-
-/** Opens a file for reading, with the operating system's refusals put into words. `path` is the real one, absolute. */
-function withFile<T>(file: string, use: (descriptor: number, path: string) => T): T {
-  let descriptor: number;
-  let path: string;
-  try {
-    path = realpathSync(file);
-    descriptor = openSync(path, "r");
-    if (fstatSync(descriptor).isDirectory()) {
-      closeSync(descriptor);
-      throw Object.assign(new Error("it is a directory"), { code: "EISDIR" });
-    }
-  } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    const what = code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "it is a directory" : message;
-    throw new EspalierError("checkpoint-missing", `${file}: cannot be read, ${what}. Check the path.`, { cause });
-  }
-  try {
-    return use(descriptor, path);
-  } finally {
-    closeSync(descriptor);
-  }
 }

@@ -34,11 +34,4 @@ export function allocate(dtype: DType, length: number): TypedArray {
   return new arrayConstructors[dtype](length);
 }
 
-/** A host array over existing bytes; copies when the offset is not aligned to the element size. */
-export function viewAs(dtype: DType, bytes: Uint8Array): TypedArray {
-  const size = dtypeSize[dtype];
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
-  return new arrayConstructors[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, aligned.byteLength / size);
-}
-
 export const isFloat = (dtype: DType): boolean => dtype.startsWith("float") || dtype === "bfloat16";

@@ -62,7 +62,12 @@ export class Variable implements TensorType {
   #storage: Storage | (() => Storage);
 
   /** `storage` may be a function, called when the values are first needed: a weight that a checkpoint replaces is never initialised. */
-  constructor(name: string, type: { dtype: DType; shape: readonly number[] }, storage: Storage | (() => Storage), options: { frozen?: boolean } = {}) {
+  constructor(
+    name: string,
+    type: { dtype: DType; shape: readonly number[] },
+    storage: Storage | (() => Storage),
+    options: { frozen?: boolean } = {},
+  ) {
     this.name = name;
     this.dtype = type.dtype;
     this.shape = type.shape;
@@ -78,7 +83,10 @@ export class Variable implements TensorType {
 
   set storage(storage: Storage) {
     if (storage.dtype !== this.dtype || !shapesEqual(storage.shape, this.shape)) {
-      throw new EspalierError("shape-mismatch", `"${this.name}" is ${this.dtype} [${this.shape}] and cannot hold ${storage.dtype} [${storage.shape}].`);
+      throw new EspalierError(
+        "shape-mismatch",
+        `"${this.name}" is ${this.dtype} [${this.shape}] and cannot hold ${storage.dtype} [${storage.shape}].`,
+      );
     }
     this.#storage = storage;
   }

@@ -1,30 +1,12 @@
-import { closeSync, copyFileSync, linkSync, mkdtempSync, openSync, readdirSync, readSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, linkSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import type { InferenceSession } from "onnxruntime-common";
-import { EspalierError, type FileStorage, type Storage, type Traced, type TypedArray, type Variable, viewAs } from "../graph/index.ts";
+import { EspalierError, type FileStorage, type Traced, type TypedArray, type Variable } from "../graph/index.ts";
 import { type EncodedModel, type EncodeOptions, type ExternalLocation, rawBytes } from "../onnx/index.ts";
 
 /** Frozen values smaller than this are written into the model file itself. */
 const inlineBytes = 64 * 1024;
-
-/** Copies stored values into memory. */
-export function readStorage(storage: Storage): TypedArray {
-  if (storage.kind === "memory") return storage.data;
-  const bytes = new Uint8Array(storage.byteLength);
-  const fd = openSync(storage.file, "r");
-  try {
-    const got = readSync(fd, bytes, 0, storage.byteLength, storage.offset);
-    if (got !== storage.byteLength)
-      throw new EspalierError(
-        "file-truncated",
-        `${storage.file}: expected ${storage.byteLength} bytes at offset ${storage.offset}, the file ends after ${got}.`,
-      );
-  } finally {
-    closeSync(fd);
-  }
-  return viewAs(storage.dtype, bytes);
-}
 
 /**
  * Weights as ONNX external data. ONNX Runtime maps them from their file, so that a base model costs no memory of its own and sessions share it;

@@ -1,7 +1,8 @@
 import { availableParallelism } from "node:os";
 import * as ort from "onnxruntime-node";
 import { Device, type Platform } from "./device.ts";
-import { ModelFiles, readStorage } from "./model-files.ts";
+import { ModelFiles } from "./model-files.ts";
+import { readStorage } from "./stored-values.ts";
 
 export interface CpuOptions {
   /** Threads of one operator. Default: the machine's cores. */
