@@ -8,7 +8,7 @@ const logitsOf = (...probabilities: number[]) => Float32Array.from(probabilities
 /** Probabilities by token; tokens that were filtered out are absent. */
 function kept(logits: Float32Array, options: SamplingOptions, seen: number[] = []): Record<number, number> {
   const { ids, probabilities } = distribution(logits.slice(), seen, { temperature: 1, ...options });
-  return Object.fromEntries(ids.map((id, i) => [id, Number(probabilities[i]!.toFixed(4))]));
+  return Object.fromEntries(Array.from(ids, (id, i) => [id, Number(probabilities[i]!.toFixed(4))]));
 }
 
 const five = logitsOf(0.1, 0.4, 0.05, 0.25, 0.2);
@@ -62,6 +62,26 @@ describe("filters", () => {
   test("logits far apart and cold temperatures overflow nothing", () => {
     expect(kept(Float32Array.of(3e4, -3e4, 2.9e4), { temperature: 1e-3, topP: 0.9, minP: 0.01 })).toEqual({ 0: 1 });
   });
+});
+
+test("the filters agree with sorting everything, for many distributions", () => {
+  for (let seed = 0; seed < 200; seed++) {
+    const random = new Random(seed);
+    // Rounded, so that many are equally likely.
+    const logits = Float32Array.from({ length: 30 }, () => Math.round(random.normal() * 4) / 2);
+    const [topK, topP] = [1 + random.integer(30), 0.02 + 0.97 * random.uniform()];
+    const sorted = [...logits].sort((a, b) => b - a);
+    const afterTopK = [...logits.keys()].filter((id) => logits[id]! >= sorted[topK - 1]!);
+    const total = afterTopK.reduce((t, id) => t + Math.exp(logits[id]!), 0);
+    const ascending = [...afterTopK].sort((a, b) => logits[a]! - logits[b]! || a - b);
+    let mass = 0;
+    const expected = ascending.filter((id, i) => {
+      mass += Math.exp(logits[id]!) / total;
+      return mass > 1 - topP + 1e-12 || i === ascending.length - 1;
+    });
+    const got = Object.keys(kept(logits, { topK, topP })).map(Number);
+    expect(got).toEqual(expected.sort((a, b) => a - b));
+  }
 });
 
 describe("draws", () => {

@@ -19,7 +19,7 @@ export interface SamplingOptions {
 
 /** Tokens that may be drawn, in the order of their ids, and their probabilities. */
 export interface Distribution {
-  ids: readonly number[];
+  ids: Int32Array;
   probabilities: Float64Array;
 }
 
@@ -31,8 +31,8 @@ export function sample(logits: Float32Array, seen: Iterable<number>, options: Sa
   }
   const { ids, probabilities } = distribution(logits, seen, options);
   let rest = random.uniform();
-  for (const [i, p] of probabilities.entries()) {
-    rest -= p;
+  for (let i = 0; i < ids.length; i++) {
+    rest -= probabilities[i]!;
     if (rest < 0) return ids[i]!;
   }
   // Rounding may leave a crumb after the last one.
@@ -44,36 +44,95 @@ export function distribution(logits: Float32Array, seen: Iterable<number>, optio
   penalize(logits, seen, options.repetitionPenalty);
   const greatest = logits[likeliest(logits)]!;
   const temperature = options.temperature || 1;
-  const { topK, topP, minP } = options;
-  let ids = Array.from(logits.keys());
-  if (topK !== undefined && topK < logits.length) {
-    const least = logits.slice().sort()[logits.length - topK]!;
-    ids = ids.filter((id) => logits[id]! >= least);
+  // The greatest logit taken off first: the likeliest token weighs 1, and no exponential overflows at any temperature.
+  const weights = new Float64Array(logits.length);
+  const ids = new Int32Array(logits.length);
+  for (let i = 0; i < logits.length; i++) {
+    weights[i] = Math.exp((logits[i]! - greatest) / temperature);
+    ids[i] = i;
   }
-  // The greatest logit taken off first, so that no exponential overflows at any temperature.
-  const weight = (id: number) => Math.exp((logits[id]! - greatest) / temperature);
-  if (topP !== undefined && topP < 1) ids = nucleus(ids, Float64Array.from(ids, weight), topP);
-  // The likeliest token's weight is 1.
-  if (minP !== undefined && minP > 0) ids = ids.filter((id) => weight(id) >= minP);
-  const probabilities = Float64Array.from(ids, weight);
+  let left: Candidates = { ids, weights };
+  const { topK, topP, minP } = options;
+  if (topK !== undefined && topK < logits.length)
+    left = atLeast(
+      left,
+      leastKept(weights, logits.length - topK, () => 1),
+    );
+  if (topP !== undefined && topP < 1) left = nucleus(left, topP);
+  if (minP !== undefined && minP > 0) left = atLeast(left, minP);
+  const probabilities = left.weights.slice();
   const total = sum(probabilities);
-  for (const i of probabilities.keys()) probabilities[i]! /= total;
-  return { ids, probabilities };
+  for (let i = 0; i < probabilities.length; i++) probabilities[i]! /= total;
+  return { ids: left.ids, probabilities };
+}
+
+/** Tokens that are left, and their probabilities up to a common factor: the likeliest has 1. */
+interface Candidates {
+  ids: Int32Array;
+  weights: Float64Array;
+}
+
+/** The candidates from a weight of `least` on, but for the first `without` of those that weigh exactly that. */
+function atLeast({ ids, weights }: Candidates, least: number, without = 0): Candidates {
+  const kept = { ids: new Int32Array(ids.length), weights: new Float64Array(ids.length) };
+  let count = 0;
+  let ties = without;
+  // A loop over arrays made in advance: callbacks for each word of a vocabulary would cost as much as the model.
+  for (let i = 0; i < ids.length; i++) {
+    const weight = weights[i]!;
+    if (weight < least || (weight === least && ties-- > 0)) continue;
+    kept.ids[count] = ids[i]!;
+    kept.weights[count++] = weight;
+  }
+  return { ids: kept.ids.subarray(0, count), weights: kept.weights.subarray(0, count) };
 }
 
 /** Drops the unlikeliest tokens while what is dropped is at most 1 − p; the likeliest always stays. */
-function nucleus(ids: readonly number[], weights: Float64Array, p: number): number[] {
-  const ascending = weights.slice().sort();
+function nucleus(candidates: Candidates, p: number): Candidates {
+  const { weights } = candidates;
   const allowance = (1 - p) * sum(weights);
-  let dropped = 0;
-  for (let gone = 0; dropped < ascending.length - 1; dropped++) {
-    gone += ascending[dropped]!;
-    if (gone > allowance) break;
+  const least = leastKept(weights, allowance, (weight) => weight);
+  let [below, equal] = [0, 0];
+  for (const weight of weights) {
+    if (weight < least) below += weight;
+    else if (weight === least) equal++;
   }
-  const least = ascending[dropped]!;
-  // Among equally likely ones the first go, as in a stable sort.
-  let ties = dropped - ascending.indexOf(least);
-  return ids.filter((_, i) => weights[i]! > least || (weights[i] === least && ties-- <= 0));
+  // Of equally likely ones the first go, as in a stable sort.
+  return atLeast(candidates, least, Math.min(equal - 1, Math.floor((allowance - below) / least)));
+}
+
+/**
+ * When weights are dropped from the least on, while the costs of those dropped add up to at most `allowance`: the least weight that is kept.
+ * A quickselect, in time proportional to the number of weights.
+ */
+function leastKept(values: Float64Array, allowance: number, cost: (value: number) => number): number {
+  const list = values.slice();
+  let spent = 0;
+  for (let low = 0, high = list.length; low < high; ) {
+    const pivot = list[(low + high) >>> 1]!;
+    let [less, greater, costLess, costEqual] = [low, high, 0, 0];
+    for (let i = low; i < greater; ) {
+      const value = list[i]!;
+      if (value < pivot) {
+        costLess += cost(value);
+        list[i++] = list[less]!;
+        list[less++] = value;
+      } else if (value > pivot) {
+        list[i] = list[--greater]!;
+        list[greater] = value;
+      } else {
+        costEqual += cost(value);
+        i++;
+      }
+    }
+    if (spent + costLess > allowance) high = less;
+    else if (spent + costLess + costEqual > allowance) return pivot;
+    else {
+      spent += costLess + costEqual;
+      low = greater;
+    }
+  }
+  return 1; // Rounding ate the allowance: only the likeliest is left, which weighs 1.
 }
 
 function penalize(logits: Float32Array, seen: Iterable<number>, penalty = 1): void {
@@ -97,4 +156,8 @@ function likeliest(logits: Float32Array): number {
   return best;
 }
 
-const sum = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
+function sum(values: Float64Array): number {
+  let total = 0;
+  for (const value of values) total += value;
+  return total;
+}
