@@ -11,6 +11,7 @@ describe("reductions", () => {
   const table: [string, Reduction, all: number, rows: number[], columns: number[]][] = [
     ["sum", ops.sum, 11.5, [4, 7.5], [5, 5.5, 1]],
     ["mean", ops.mean, 11.5 / 6, [4 / 3, 2.5], [2.5, 2.75, 0.5]],
+    ["sumOfSquares", ops.sumOfSquares, 55.25, [30, 25.25], [17, 25.25, 13]],
     ["max", ops.max, 5, [5, 4], [4, 5, 3]],
     ["min", ops.min, -2, [-2, 0.5], [1, 0.5, -2]],
   ];
@@ -41,6 +42,7 @@ describe("reductions", () => {
     const at = (a: number, b: number, c: number) => data[(a * 3 + b) * 2 + c]!;
     const combine = (list: number[]) => {
       const total = list.reduce((p, q) => p + q, 0);
+      if (op === ops.sumOfSquares) return list.reduce((a, b) => a + b * b, 0);
       return op === ops.sum ? total : op === ops.mean ? total / 3 : op === ops.max ? Math.max(...list) : Math.min(...list);
     };
     return data.map((v, i) => v * combine([0, 1, 2].map((b) => at(Math.floor(i / 6), b, i % 2))));

@@ -41,6 +41,8 @@ function reduction(name: string, grad: (x: Tensor, y: Tensor, dy: Tensor, axes: 
 
 /** Sum over `axes` (default: all). */
 export const sum = reduction("ReduceSum", (x, _y, dy) => expand(dy, x.shape));
+/** Sum of the squared elements over `axes` (default: all), in one pass. */
+export const sumOfSquares = reduction("ReduceSumSquare", (x, _y, dy) => mul(mul(x, 2), dy));
 /** Arithmetic mean over `axes` (default: all). */
 export const mean = reduction("ReduceMean", (x, _y, dy, axes) => {
   const count = sizeOf(axes.map((a) => x.shape[a]!));

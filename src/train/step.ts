@@ -11,7 +11,7 @@ import {
   Variable,
 } from "../graph/index.ts";
 import { floats, inTraining, type Parameter } from "../nn/index.ts";
-import { add, div, fill, minimum, mul, sqrt, sum } from "../ops/index.ts";
+import { add, div, fill, minimum, mul, sqrt, sum, sumOfSquares } from "../ops/index.ts";
 import type { Objective } from "./objectives.ts";
 import type { OptimizerState } from "./optimizers.ts";
 
@@ -33,9 +33,10 @@ function scalarTypes(optimizer: OptimizerState): Record<string, TensorType> {
   return Object.fromEntries(Object.keys(prefixed(optimizer.scalars(1, 0))).map((name) => [name, { dtype: "float32", shape: [] } as const]));
 }
 
-/** ‖g‖ over all gradients together. */
+/** ‖g‖ over all gradients together. Row by row first: ONNX Runtime spreads rows over the threads, but not one large sum. */
 function globalNorm(gradients: readonly Tensor[]): Tensor {
-  return sqrt(gradients.map((g) => sum(mul(g, g))).reduce((a, b) => add(a, b)));
+  const squares = gradients.map((g) => (g.rank > 1 ? sum(sumOfSquares(g, -1)) : sumOfSquares(g)));
+  return sqrt(squares.reduce((a, b) => add(a, b)));
 }
 
 /** Clips and applies gradients; returns their norm before clipping. */
