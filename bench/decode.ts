@@ -31,22 +31,23 @@ export async function benchDecode(options: DecodeBenchOptions = {}): Promise<Rec
   const model = (isBuilt ? loadCausalLM(directory) : await randomSapling()).freeze();
   // One thread has no other to wait for: with operators this small, and with other programs running, it may win.
   const threadCounts = options.threads ? [options.threads] : [...new Set([1, availableParallelism()])];
-  const meters = await Promise.all(threadCounts.map((threads) => BandwidthMeter.create(cpu({ threads }), options.smoke ?? false)));
   const bandwidths: Bandwidths[] = [];
-  const runs = [];
+  const runs: DecodeRun[] = [];
+  // One count after the other, with nothing left of the first: idle threads of ONNX Runtime spin, and would take time from the next.
   for (const threads of threadCounts) {
+    const meter = await BandwidthMeter.create(cpu({ threads }), options.smoke ?? false);
     const run = await DecodeRun.create(cpu({ threads, profile: options.profile }), model, threads);
     await run.round(options.smoke ? 48 : 496); // warms up
     run.forget();
     for (let round = 0; round < (options.smoke ? 1 : 3); round++) {
       // The bandwidth is measured between the rounds, so that a machine whose speed drifts is compared with itself.
-      for (const meter of meters) bandwidths.push(await meter.measure(weightBytes(model)));
+      bandwidths.push(await meter.measure(weightBytes(model)));
       await run.round(options.smoke ? 48 : 496);
     }
     await run.dispose();
+    await meter.dispose();
     runs.push(run);
   }
-  for (const meter of meters) await meter.dispose();
 
   const best = runs.reduce((a, b) => (b.tokensPerSecond > a.tokensPerSecond ? b : a));
   const memory = Math.max(...bandwidths.map((b) => b.memory));
