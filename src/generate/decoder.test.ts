@@ -3,6 +3,7 @@ import { Random, trace } from "../graph/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
+import { wasm } from "../runtime/web.ts";
 import { Decoder } from "./decoder.ts";
 
 const config = llamaConfigSchema.parse({
@@ -59,6 +60,19 @@ test("rows of different lengths go on as each would alone, at the prompt and at 
     await together.push(continuation.map((ids) => ids[step]!));
     for (const [row, one] of alone.entries()) await one.push([continuation[row]![step]!]);
   }
+});
+
+test("the same numbers on WebAssembly", async () => {
+  const inBrowser = await Decoder.create(wasm({ threads: 1 }), model);
+  const prompts = [tokens(3), tokens(9)];
+  const [here, there] = [await decoder.start(prompts), await inBrowser.start(prompts)];
+  for (let step = 0; ; step++) {
+    for (const row of [0, 1]) expect(distance(here.logits(row), there.logits(row))).toBeLessThan(2e-5);
+    if (step === 4) break;
+    await here.push([step, 7]);
+    await there.push([step, 7]);
+  }
+  await inBrowser.dispose();
 });
 
 test("a decoder over parameters that are trained follows them", async () => {
