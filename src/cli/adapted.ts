@@ -1,7 +1,5 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { z } from "zod";
-import { readJsonObject, readPeftAdapter } from "../checkpoints/index.ts";
+import { openCheckpoint, readPeftAdapter } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
@@ -10,51 +8,38 @@ import { loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
 import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../models/llama.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
 import { defaultModel } from "./default-model.ts";
+import { readTaskRecord, recordFile } from "./task-record.ts";
 
-const recordFile = "espalier.json";
-const recordSchema: z.ZodType<TaskRecord> = z.union([
-  z.object({
-    task: z.literal("classification"),
-    labels: z.array(z.string()).min(2),
-    template: z.string(),
-    maxLength: z.int().positive(),
-    positive: z.string().optional(),
-  }),
-  z.object({ task: z.literal("language-modeling"), sequenceLength: z.int().positive() }),
-]);
-
-/** A base model with an adapter on it, ready for use. */
+/** A model ready for use: a base model, with or without an adapter on it. */
 export type Adapted = { tokenizer: Tokenizer; base: string } & (
   | { kind: "classification"; model: LlamaForSequenceClassification; record: Extract<TaskRecord, { task: "classification" }> }
   | { kind: "language-modeling"; model: LlamaForCausalLM; record: Extract<TaskRecord, { task: "language-modeling" }> | undefined }
 );
 
-/** What was trained, as `espalier train` recorded it beside the adapter; undefined for an adapter that came from elsewhere. */
-export function readTaskRecord(adapter: string): TaskRecord | undefined {
-  const file = join(adapter, recordFile);
-  if (!existsSync(file)) return undefined;
-  const parsed = recordSchema.safeParse(readJsonObject(file));
-  if (!parsed.success)
-    throw new EspalierError(
-      "adapter-record",
-      `${file} is damaged: ${parsed.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; ")}`,
-    );
-  return parsed.data;
-}
-
 /** Opens an adapter on its base model (or on `model`). */
 export async function openAdapted(adapter: string, model?: string): Promise<Adapted> {
   const record = readTaskRecord(adapter);
-  const base = model ?? baseOf(adapter);
-  const tokenizer = await tokenizerFromDirectory(base);
+  const opened = await open(model ?? baseOf(adapter), record);
+  loadLora(opened.model, adapter);
+  return opened;
+}
+
+/** Opens a model without an adapter; one that was trained or merged into a classifier knows its task. */
+export const openModel = (directory: string): Promise<Adapted> => open(directory, readTaskRecord(directory));
+
+async function open(base: string, record: TaskRecord | undefined): Promise<Adapted> {
+  const checkpoint = openCheckpoint(base); // before the tokenizer, so that a wrong directory is reported as such
   if (record?.task === "classification") {
-    const classifier = loadSequenceClassifier(base, record.labels);
-    loadLora(classifier, adapter);
-    return { kind: "classification", tokenizer, base, model: classifier, record };
+    const tokenizer = await tokenizerFromDirectory(base);
+    return { kind: "classification", tokenizer, base, model: loadSequenceClassifier(base, record.labels), record };
   }
-  const language = loadCausalLM(base);
-  loadLora(language, adapter);
-  return { kind: "language-modeling", tokenizer, base, model: language, record };
+  if (checkpoint.tensors.has("score.weight"))
+    throw new EspalierError(
+      "no-record",
+      `${base} is a classifier, but no ${recordFile} there says how its labels are called and how a text is put to it. Only classifiers of espalier train and espalier merge can be used.`,
+    );
+  const tokenizer = await tokenizerFromDirectory(base);
+  return { kind: "language-modeling", tokenizer, base, model: loadCausalLM(base), record };
 }
 
 function baseOf(adapter: string): string {

@@ -1,4 +1,5 @@
 import { InvalidArgumentError } from "commander";
+import { EspalierError } from "../graph/index.ts";
 
 /** Parsers of option values: each names what it wants. */
 export function integer(minimum: number): (text: string) => number {
@@ -26,3 +27,13 @@ export const list = (text: string): string[] =>
     .split(",")
     .map((s) => s.trim())
     .filter(Boolean);
+
+/** Refuses sequences that the model has no positions for. */
+export function checkLength(
+  maxLength: number,
+  { max_position_embeddings: context }: { max_position_embeddings: number },
+  model: string,
+): void {
+  if (maxLength > context)
+    throw new EspalierError("bad-option", `--max-length ${maxLength} is longer than the context of ${model}, ${context} tokens.`);
+}

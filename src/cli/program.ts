@@ -13,7 +13,7 @@ export function createProgram(): Command {
   const program = new Command("espalier")
     .description("Adapt pre-trained models on the machine you have.")
     .version(version)
-    .showHelpAfterError("(espalier --help lists the options)");
+    .showHelpAfterError("(--help lists commands and options)");
   for (const command of [
     trainCommand(),
     generateCommand(),
@@ -23,7 +23,7 @@ export function createProgram(): Command {
     inspectCommand(),
     methodsCommand(),
   ])
-    program.addCommand(command);
+    program.addCommand(command.copyInheritedSettings(program));
   for (const command of [program, ...program.commands]) command.exitOverride();
   return program;
 }

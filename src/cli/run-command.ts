@@ -2,15 +2,16 @@ import { CommanderError } from "commander";
 import { EspalierError } from "../graph/index.ts";
 import { Interrupted } from "./signals.ts";
 
-/**
- * Runs a command and ends the process with its exit code: 0 done, 1 a problem that the message explains, 2 wrong usage, 130 interrupted.
- * Anything else that is thrown is a bug of ours and keeps its stack trace.
- */
+/** Runs a command and ends the process with its {@link exitCode}. */
 export async function runCommand(command: () => Promise<unknown>): Promise<never> {
   process.exit(await exitCode(command));
 }
 
-async function exitCode(command: () => Promise<unknown>): Promise<number> {
+/**
+ * 0 done, 1 a problem that the message explains, 2 wrong usage, 130 interrupted.
+ * Anything else that is thrown is a bug of ours and keeps its stack trace.
+ */
+export async function exitCode(command: () => Promise<unknown>): Promise<number> {
   try {
     await command();
     return 0;

@@ -45,10 +45,20 @@ export class Terminal {
       },
       stop: () => {
         bar.stop();
-        this.#bars?.stop();
-        this.#bars = undefined;
+        this.stopProgress();
       },
     };
+  }
+
+  /** Ends the bar of a command that failed, so that the message stands below it and the cursor is back. */
+  stopProgress(): void {
+    this.#bars?.stop();
+    this.#bars = undefined;
+  }
+
+  /** Brings the cursor back that a bar hides, for a process that may end at any time. */
+  showCursor(): void {
+    if (this.#interactive) this.#out.write("\u001b[?25h");
   }
 
   #lines(label: string, total: number): Progress {

@@ -1,14 +1,15 @@
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { makeDirectory, openSafetensors, writeJson, writeSafetensors } from "../checkpoints/index.ts";
-import { EspalierError, type Storage, type Variable } from "../graph/index.ts";
+import { z } from "zod";
+import { makeDirectory, openSafetensors, readJsonObject, writeFileAtomically, writeJson, writeSafetensors } from "../checkpoints/index.ts";
+import { EspalierError, isFloat, type MemoryStorage, type Variable } from "../graph/index.ts";
 import type { Device } from "../runtime/index.ts";
+import { sweepRun } from "./run-files.ts";
+
+const stateSchema = z.object({ step: z.int().nonnegative(), tokens: z.int().nonnegative() });
 
 /** The position of a run, beside its tensors. */
-export interface TrainerState {
-  step: number;
-  tokens: number;
-}
+export type TrainerState = z.output<typeof stateSchema>;
 
 /** `runs/<name>/`: run.json, metrics.jsonl and checkpoints/step-N/. */
 export class RunDirectory {
@@ -19,6 +20,11 @@ export class RunDirectory {
     makeDirectory(path);
   }
 
+  /** Removes what a killed run left unfinished. Not for a reader: another process may be writing here. */
+  sweep(): void {
+    sweepRun(this.path);
+  }
+
   /** Records the resolved configuration. */
   writeRun(run: Readonly<Record<string, unknown>>): void {
     writeJson(join(this.path, "run.json"), run);
@@ -26,7 +32,20 @@ export class RunDirectory {
 
   /** Appends one line to metrics.jsonl. */
   log(record: Readonly<Record<string, unknown>>): void {
-    appendFileSync(join(this.path, "metrics.jsonl"), `${JSON.stringify(record)}\n`);
+    const file = join(this.path, "metrics.jsonl");
+    try {
+      appendFileSync(file, `${JSON.stringify(record)}\n`);
+    } catch (cause) {
+      const { code, message } = cause as NodeJS.ErrnoException;
+      const why = code === "ENOSPC" || code === "EDQUOT" ? `the disk or quota is full (${code})` : message;
+      throw new EspalierError(
+        code === "ENOSPC" ? "disk-full" : "not-writable",
+        `${file}: cannot be written, ${why}. ${this.#lastCheckpoint()}`,
+        {
+          cause,
+        },
+      );
+    }
   }
 
   /** Drops the metrics of steps after `step`: a resumed run writes them again. */
@@ -42,11 +61,8 @@ export class RunDirectory {
           return false; // a line cut short by a kill
         }
       });
-    const aside = `${file}.tmp`;
-    rmSync(aside, { force: true });
-    if (kept.length > 0) appendFileSync(aside, `${kept.join("\n")}\n`);
-    else appendFileSync(aside, "");
-    renameSync(aside, file);
+    const lines = kept.map((line) => `${line}\n`).join("");
+    writeFileAtomically(file, (append) => append(new TextEncoder().encode(lines)));
   }
 
   /** Writes a checkpoint aside and renames it into place, then removes all but the newest `keep`. Returns its path. */
@@ -54,27 +70,43 @@ export class RunDirectory {
     const directory = join(this.path, "checkpoints");
     const final = join(directory, `step-${state.step}`);
     const aside = join(directory, `.step-${state.step}.tmp`);
-    rmSync(aside, { recursive: true, force: true });
+    const tensors = new Map<string, MemoryStorage>(variables.map((v) => [v.name, { kind: "memory", ...device.read(v) }]));
+    this.#refuseNotFinite(state.step, tensors);
     makeDirectory(directory);
     try {
+      rmSync(aside, { recursive: true, force: true });
       mkdirSync(aside);
-      const tensors = new Map<string, Storage>(variables.map((v) => [v.name, { kind: "memory", ...device.read(v) }]));
       writeSafetensors(join(aside, "state.safetensors"), tensors);
       writeJson(join(aside, "trainer.json"), state);
       rmSync(final, { recursive: true, force: true });
       renameSync(aside, final);
     } catch (cause) {
       rmSync(aside, { recursive: true, force: true });
-      const last = this.latestCheckpoint();
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      const reason = cause instanceof EspalierError ? cause.message : `${(cause as Error).message}.`;
       throw new EspalierError(
         "checkpoint-failed",
-        `Could not write the checkpoint of step ${state.step} to ${final}: ${reason} ${last ? `The checkpoint of step ${last.step} is intact in ${last.path}.` : "There is no earlier checkpoint."}`,
+        `Could not write the checkpoint of step ${state.step} to ${final}: ${reason} ${this.#lastCheckpoint()}`,
         { cause },
       );
     }
     for (const { path } of this.checkpoints().slice(0, -keep)) rmSync(path, { recursive: true, force: true });
     return final;
+  }
+
+  #lastCheckpoint(): string {
+    const last = this.latestCheckpoint();
+    return last ? `The checkpoint of step ${last.step} is intact in ${last.path}.` : "There is no earlier checkpoint.";
+  }
+
+  /** A loss is measured before the update that it causes: weights that the last update broke must not pass for the last good ones. */
+  #refuseNotFinite(step: number, tensors: ReadonlyMap<string, MemoryStorage>): void {
+    for (const [name, { dtype, data }] of tensors) {
+      if (!isFloat(dtype) || (data as Float32Array).every(Number.isFinite)) continue;
+      throw new EspalierError(
+        "not-finite",
+        `Step ${step}: "${name}" holds NaN or infinite values after the update, so no checkpoint of it is written. ${this.#lastCheckpoint()} Lower the learning rate or lengthen the warm-up.`,
+      );
+    }
   }
 
   /** Finished checkpoints, the oldest first. */
@@ -103,9 +135,21 @@ export class RunDirectory {
           "checkpoint-mismatch",
           `${path}: the checkpoint lacks "${v.name}"; it was written by a run with other methods or another optimizer.`,
         );
+      if (stored.shape.join() !== v.shape.join() || stored.dtype !== v.dtype)
+        throw new EspalierError(
+          "checkpoint-mismatch",
+          `${path}: "${v.name}" is ${stored.dtype} [${stored.shape.join(", ")}] in the checkpoint and ${v.dtype} [${v.shape.join(", ")}] in this run; it was written by a run with other options.`,
+        );
       device.release(v);
       v.storage = stored;
     }
-    return JSON.parse(readFileSync(join(path, "trainer.json"), "utf8")) as TrainerState;
+    const file = join(path, "trainer.json");
+    const state = stateSchema.safeParse(readJsonObject(file));
+    if (!state.success)
+      throw new EspalierError(
+        "checkpoint-json",
+        `${file}: must say the run's step and tokens in whole numbers. Remove this checkpoint to resume from the one before.`,
+      );
+    return state.data;
   }
 }

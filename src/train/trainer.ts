@@ -158,6 +158,7 @@ class Trainer {
 
   #start(): { step: number; tokens: number } {
     const { optimizer, methods = [], steps, seed = 0, config, resume } = this.#o;
+    this.#run?.sweep();
     const latest = resume ? this.#run?.latestCheckpoint() : undefined;
     if (resume && !latest)
       throw new EspalierError(

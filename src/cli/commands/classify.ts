@@ -4,11 +4,11 @@ import { EspalierError } from "../../graph/index.ts";
 import { messageText } from "../../inputs/email/message.ts";
 import { cpu } from "../../runtime/node.ts";
 import { Classifier } from "../../train/tasks/classification.ts";
-import { openAdapted } from "../adapted.ts";
+import { openAdapted, openModel } from "../adapted.ts";
 import { formatPercent, Terminal } from "../terminal.ts";
 
 interface ClassifyFlags {
-  adapter: string;
+  adapter?: string;
   model?: string;
   json?: boolean;
 }
@@ -17,16 +17,18 @@ export function classifyCommand(): Command {
   return new Command("classify")
     .description("Label files with a trained classifier: .eml is read as an e-mail, anything else as text.")
     .argument("<files...>", "files to label")
-    .requiredOption("--adapter <directory>", "adapter that espalier train saved")
-    .option("--model <directory>", "base model (default: the adapter's own)")
+    .option("--adapter <directory>", "adapter that espalier train saved")
+    .option("--model <directory>", "base model (default: the adapter's own), or without --adapter a whole classifier")
     .option("--json", "print the result as one JSON object in the last line")
-    .action(async (files: string[], flags: ClassifyFlags) => {
+    .action(async (files: string[], flags: ClassifyFlags, command: Command) => {
       const terminal = new Terminal();
-      const adapted = await openAdapted(flags.adapter, flags.model);
+      if (flags.adapter === undefined && flags.model === undefined)
+        command.error("error: give --adapter, or the --model of a whole classifier");
+      const adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openModel(flags.model!);
       if (adapted.kind !== "classification")
         throw new EspalierError(
           "not-a-classifier",
-          `${flags.adapter} is not a classifier: it was not trained by espalier train on labelled texts.`,
+          `${flags.adapter ?? flags.model} is not a classifier: it was not trained by espalier train on labelled texts.`,
         );
       const texts = await Promise.all(files.map(readText));
       const classifier = new Classifier(adapted.model, adapted.tokenizer, cpu(), adapted.record);

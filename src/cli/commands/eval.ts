@@ -1,15 +1,13 @@
 import { Command } from "commander";
 import { readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
-import { tokenizerFromDirectory } from "../../inputs/text/tokenizer-directory.ts";
-import { loadCausalLM } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { classificationTask } from "../../train/tasks/classification.ts";
 import { languageModelingTask } from "../../train/tasks/language-modeling.ts";
 import type { Task } from "../../train/tasks/task.ts";
-import { type Adapted, openAdapted } from "../adapted.ts";
+import { type Adapted, openAdapted, openModel } from "../adapted.ts";
 import { defaultModel } from "../default-model.ts";
-import { integer } from "../options.ts";
+import { checkLength, integer } from "../options.ts";
 import { Terminal } from "../terminal.ts";
 
 interface EvalFlags {
@@ -37,7 +35,7 @@ export function evalCommand(): Command {
     .action(async (flags: EvalFlags) => {
       const terminal = new Terminal();
       const examples = readExamples(flags.data, { textColumn: flags.textColumn, labelColumn: flags.labelColumn });
-      const adapted: Adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openBase(flags.model ?? defaultModel);
+      const adapted: Adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openModel(flags.model ?? defaultModel);
       const device = cpu();
       const common = { train: examples, heldOut: examples, batchSize: flags.batchSize, seed: 0 };
       let task: Task;
@@ -50,10 +48,10 @@ export function evalCommand(): Command {
           );
         task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
       } else {
-        task = languageModelingTask(adapted.model, adapted.tokenizer, device, {
-          ...common,
-          sequenceLength: flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, adapted.model.config.max_position_embeddings),
-        });
+        const { config } = adapted.model;
+        const sequenceLength = flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, config.max_position_embeddings);
+        checkLength(sequenceLength, config, adapted.base);
+        task = languageModelingTask(adapted.model, adapted.tokenizer, device, { ...common, sequenceLength });
       }
       const bar = terminal.progress("evaluate", 1);
       const metrics = await task.evaluate((done, of) => bar.update(done, flags.data, of));
@@ -62,14 +60,4 @@ export function evalCommand(): Command {
       if (flags.json) terminal.json({ task: task.name, examples: examples.length, ...metrics });
       await task.dispose();
     });
-}
-
-async function openBase(directory: string): Promise<Adapted> {
-  return {
-    kind: "language-modeling",
-    base: directory,
-    tokenizer: await tokenizerFromDirectory(directory),
-    model: loadCausalLM(directory),
-    record: undefined,
-  };
 }

@@ -2,10 +2,8 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { Decoder, generate } from "../../generate/index.ts";
 import { EspalierError } from "../../graph/index.ts";
-import { tokenizerFromDirectory } from "../../inputs/text/tokenizer-directory.ts";
-import { loadCausalLM } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import { openAdapted } from "../adapted.ts";
+import { openAdapted, openModel } from "../adapted.ts";
 import { defaultModel } from "../default-model.ts";
 import { integer, list, number } from "../options.ts";
 import { formatCount, Terminal } from "../terminal.ts";
@@ -66,14 +64,13 @@ export function generateCommand(): Command {
 }
 
 async function open({ model, adapter }: GenerateFlags) {
-  if (adapter === undefined) {
-    const directory = model ?? defaultModel;
-    return { model: loadCausalLM(directory), tokenizer: await tokenizerFromDirectory(directory) };
-  }
-  const adapted = await openAdapted(adapter, model);
-  if (adapted.kind !== "language-modeling")
-    throw new EspalierError("not-a-language-model", `${adapter} is a classifier; it cannot continue texts. Use espalier classify.`);
-  return adapted;
+  const opened = adapter === undefined ? await openModel(model ?? defaultModel) : await openAdapted(adapter, model);
+  if (opened.kind !== "language-modeling")
+    throw new EspalierError(
+      "not-a-language-model",
+      `${adapter ?? model} is a classifier; it cannot continue texts. Use espalier classify.`,
+    );
+  return opened;
 }
 
 function readPrompt(file: string): string {

@@ -11,7 +11,7 @@ import { causalLanguageModel } from "../../train/objectives.ts";
 import { adamW } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";
-import { integer, list } from "../options.ts";
+import { checkLength, integer, list } from "../options.ts";
 import { formatBytes, formatCount, formatPercent, Terminal } from "../terminal.ts";
 
 interface InspectFlags {
@@ -42,6 +42,7 @@ export function inspectCommand(): Command {
     .action(async (flags: InspectFlags) => {
       const terminal = new Terminal();
       const model = loadCausalLM(flags.model);
+      checkLength(flags.maxLength, model.config, flags.model);
       if (flags.method === "lora")
         lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets })
           .weights!(model);

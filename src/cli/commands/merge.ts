@@ -1,9 +1,13 @@
-import { Command } from "commander";
+import { existsSync, realpathSync } from "node:fs";
+import { join } from "node:path";
+import { Command, Option } from "commander";
+import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { mergeLora } from "../../methods/index.ts";
 import { saveModel } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { openAdapted } from "../adapted.ts";
+import { recordFile } from "../task-record.ts";
 import { Terminal } from "../terminal.ts";
 
 interface MergeFlags {
@@ -20,19 +24,20 @@ export function mergeCommand(): Command {
     .requiredOption("--adapter <directory>", "adapter to merge")
     .requiredOption("--output <directory>", "where the merged model goes")
     .option("--model <directory>", "base model (default: the adapter's own)")
-    .option("--dtype <type>", "f32 or bf16; bf16 rounds small updates away", "f32")
+    .addOption(new Option("--dtype <type>", "type of the weights; bf16 rounds small updates away").choices(["f32", "bf16"]).default("f32"))
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: MergeFlags) => {
       const terminal = new Terminal();
-      if (flags.dtype !== "f32" && flags.dtype !== "bf16")
-        throw new EspalierError("bad-option", `--dtype must be f32 or bf16, not "${flags.dtype}".`);
       const adapted = await openAdapted(flags.adapter, flags.model);
+      if (existsSync(flags.output) && realpathSync(flags.output) === realpathSync(adapted.base))
+        throw new EspalierError("save-onto-source", `${flags.output} is the base model's own directory. Give another --output.`);
       const { modules } = mergeLora(adapted.model, cpu());
       saveModel(flags.output, adapted.model, {
         source: adapted.base,
         dtype: flags.dtype,
         ...(adapted.kind === "classification" && { labels: adapted.record.labels }),
       });
+      if (adapted.record) writeJson(join(flags.output, recordFile), adapted.record);
       terminal.line(`Merged ${modules.length} adapters into ${flags.output} (${flags.dtype}).`);
       if (flags.json) terminal.json({ output: flags.output, merged: modules, dtype: flags.dtype });
     });

@@ -135,6 +135,12 @@ export function collectLabels(train: readonly Example[], heldOut: readonly Examp
       "one-label",
       `Classification needs at least two labels in the training data; it has ${labels.length === 1 ? `only "${labels[0]}"` : "none"}.`,
     );
+  const bare = heldOut.find((e) => e.label === undefined);
+  if (bare)
+    throw new EspalierError(
+      "no-labels",
+      `${bare.file} line ${bare.line}: there is no label, and held-out examples of a classifier need one.`,
+    );
   const unseen = heldOut.filter((e) => !labels.includes(e.label!));
   if (unseen.length > 0) {
     const [first] = unseen as [Example];

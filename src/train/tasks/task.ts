@@ -1,11 +1,11 @@
 import type { BatchSource } from "../../data/index.ts";
-import type { Module } from "../../nn/index.ts";
+import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../../models/llama.ts";
 import type { Objective } from "../objectives.ts";
 
 /** A model, what it learns from and how well it does: what the command trains and evaluates. */
 export interface Task {
   readonly name: "classification" | "language-modeling";
-  readonly model: Module;
+  readonly model: LlamaForCausalLM | LlamaForSequenceClassification;
   readonly objective: Objective;
   readonly train: BatchSource;
   /** Size and treatment of the data in words, truncation included: nothing is dropped silently. */

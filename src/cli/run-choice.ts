@@ -1,0 +1,103 @@
+import { accessSync, constants } from "node:fs";
+import { basename, join } from "node:path";
+import { z } from "zod";
+import { makeDirectory, readJsonObject } from "../checkpoints/index.ts";
+import { EspalierError } from "../graph/index.ts";
+import { RunDirectory } from "../train/run-directory.ts";
+import { clearRun, holdsRun } from "../train/run-files.ts";
+import type { Fingerprints } from "./fingerprints.ts";
+
+/** The options of `espalier train` that choose the run directory, and what is done with a run that it holds. */
+export interface RunFlags {
+  data: string;
+  run?: string;
+  resume?: boolean;
+  replace?: boolean;
+}
+
+/** Options that may change when a run is resumed, because the trained weights do not depend on them. */
+const free = new Set(["run", "resume", "replace", "json", "threads", "checkpointEvery", "evaluateEvery", "data", "evalData", "model"]);
+
+/** Chooses the run directory: never one that holds a run already, unless that run is resumed or replaced. Nothing is written. */
+export function chooseRun(flags: RunFlags): string {
+  const base = flags.run ?? join("runs", basename(flags.data).replace(/\.\w+$/, ""));
+  if (flags.resume) {
+    if (!holdsRun(base))
+      throw new EspalierError("nothing-to-resume", `${base} holds no run to resume. Name it with --run, or leave --resume out.`);
+    return base;
+  }
+  if (flags.replace || !holdsRun(base)) return base;
+  if (flags.run !== undefined)
+    throw new EspalierError(
+      "run-exists",
+      `${base} holds a run already. Continue it with --resume, replace it with --replace, or give another --run.`,
+    );
+  let n = 2;
+  while (holdsRun(`${base}-${n}`)) n++;
+  return `${base}-${n}`;
+}
+
+/** Makes sure that the run can be written before an hour has gone into it. */
+export function checkWritable(run: string): void {
+  makeDirectory(run);
+  try {
+    accessSync(run, constants.W_OK | constants.X_OK);
+  } catch (cause) {
+    throw new EspalierError(
+      "not-writable",
+      `${run}: cannot be written to (${(cause as NodeJS.ErrnoException).code}). Give another --run.`,
+      {
+        cause,
+      },
+    );
+  }
+}
+
+/**
+ * Makes the directory ready for training: an old run is removed if it is to be replaced, and a resumed run is checked to be the same run.
+ * Returns whether there is a checkpoint to go on from; a run that was stopped before its first one begins anew.
+ */
+export function prepareRun(run: string, flags: RunFlags, hashes: Fingerprints): boolean {
+  if (flags.replace) clearRun(run);
+  if (!flags.resume) return false;
+  refuseOtherRun(run, { ...flags }, hashes);
+  return new RunDirectory(run).latestCheckpoint() !== undefined;
+}
+
+const recordedSchema = z.object({
+  options: z.record(z.string(), z.unknown()),
+  sha256: z.object({ data: z.string(), evalData: z.string().optional(), model: z.string() }),
+});
+
+/** A resumed run gives the numbers of an uninterrupted one, so it must start from the same things with the same options. */
+function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, hashes: Fingerprints): void {
+  const file = join(run, "run.json");
+  const parsed = recordedSchema.safeParse(readJsonObject(file));
+  if (!parsed.success)
+    throw new EspalierError(
+      "resume-mismatch",
+      `${file} does not say what the run was started with (${parsed.error.issues[0]!.path.join(".")}). Start a new run with another --run.`,
+    );
+  const { options, sha256 } = parsed.data;
+  const advice = "Give the same, or start a new run with another --run.";
+  for (const [name, what] of Object.entries({ data: "data", evalData: "held-out data", model: "base model" }) as [
+    keyof Fingerprints,
+    string,
+  ][]) {
+    if (sha256[name] === hashes[name]) continue;
+    const describe = (of: Readonly<Record<string, unknown>>, hash: Fingerprints) =>
+      `${of[name] ?? "none"} (sha256 ${hash[name] ?? "none"})`;
+    throw new EspalierError(
+      "resume-mismatch",
+      `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, hashes)}. ${advice}`,
+    );
+  }
+  const show = (of: Readonly<Record<string, unknown>>, key: string) => JSON.stringify(of[key]) ?? "not given";
+  const changed = Object.keys({ ...options, ...flags }).filter((key) => !free.has(key) && show(options, key) !== show(flags, key));
+  if (changed.length > 0) {
+    const list = changed.map((key) => `${optionName(key)} was ${show(options, key)} and is now ${show(flags, key)}`);
+    throw new EspalierError("resume-mismatch", `${run} cannot be resumed with other options: ${list.join("; ")}. ${advice}`);
+  }
+}
+
+const optionName = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;

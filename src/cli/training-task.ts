@@ -1,0 +1,71 @@
+import { openCheckpoint } from "../checkpoints/index.ts";
+import { type Example, splitExamples } from "../data/index.ts";
+import { readExamples } from "../data/records.ts";
+import { EspalierError } from "../graph/index.ts";
+import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
+import { loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
+import type { Device } from "../runtime/index.ts";
+import { classificationTask, collectLabels, initialiseHeadFromLabels } from "../train/tasks/classification.ts";
+import { languageModelingTask } from "../train/tasks/language-modeling.ts";
+import type { Task } from "../train/tasks/task.ts";
+import type { TrainFlags } from "./commands/train.ts";
+import { checkLength } from "./options.ts";
+import type { Terminal } from "./terminal.ts";
+
+/** Reads data and model of `espalier train`, and what the commonest label alone would reach. */
+export async function prepareTask(
+  flags: TrainFlags,
+  device: Device,
+  terminal: Terminal,
+): Promise<{ task: Task; majority?: { label: string; accuracy: number } }> {
+  const columns = { textColumn: flags.textColumn, labelColumn: flags.labelColumn };
+  const examples = readExamples(flags.data, columns);
+  const labelled = examples[0]!.label !== undefined;
+  const name = flags.task ?? (labelled ? "classification" : "language-modeling");
+  if (name === "classification" && !labelled)
+    throw new EspalierError(
+      "no-labels",
+      `${flags.data} has no labels; classification needs a label for every text (--label-column names the column).`,
+    );
+  const tokenizer = await tokenizerFromDirectory(flags.model);
+  const { train: trainExamples, heldOut } = hold(examples, name, flags, columns, terminal);
+  const common = { batchSize: flags.batchSize, seed: flags.seed, train: trainExamples, heldOut };
+  if (name === "language-modeling") {
+    const model = loadCausalLM(flags.model);
+    checkLength(flags.maxLength, model.config, flags.model);
+    return { task: languageModelingTask(model, tokenizer, device, { ...common, sequenceLength: flags.maxLength }) };
+  }
+  const labels = collectLabels(trainExamples, heldOut);
+  const model = loadSequenceClassifier(flags.model, labels);
+  checkLength(flags.maxLength, model.config, flags.model);
+  // A head that was trained already is better than a guess.
+  if (!openCheckpoint(flags.model).tensors.has("score.weight")) initialiseHeadFromLabels(model, tokenizer, labels, device);
+  const task = classificationTask(model, tokenizer, device, {
+    ...common,
+    labels,
+    template: flags.template,
+    maxLength: flags.maxLength,
+    positive: flags.positive,
+  });
+  terminal.line(`Held-out majority class "${task.majority.label}": accuracy ${task.majority.accuracy.toFixed(4)}.`);
+  return { task, majority: task.majority };
+}
+
+function hold(
+  examples: Example[],
+  name: string,
+  flags: TrainFlags,
+  columns: object,
+  terminal: Terminal,
+): { train: readonly Example[]; heldOut: readonly Example[] } {
+  if (flags.evalData !== undefined) return { train: examples, heldOut: readExamples(flags.evalData, columns) };
+  // One long text is cut in two: its last part is held out.
+  if (name === "language-modeling" && examples.length === 1) {
+    const [example] = examples as [Example];
+    const cut = Math.floor(example.text.length * (1 - flags.heldOut));
+    return { train: [{ ...example, text: example.text.slice(0, cut) }], heldOut: [{ ...example, text: example.text.slice(cut) }] };
+  }
+  const { train, heldOut, duplicatesRemoved } = splitExamples(examples, { heldOut: flags.heldOut, seed: flags.seed });
+  if (duplicatesRemoved > 0) terminal.line(`${duplicatesRemoved} duplicates were removed.`);
+  return { train, heldOut };
+}
