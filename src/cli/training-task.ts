@@ -27,6 +27,7 @@ export async function prepareTask(
       "no-labels",
       `${flags.data} has no labels; classification needs a label for every text (--label-column names the column).`,
     );
+  const { tensors } = openCheckpoint(flags.model); // before the tokenizer, so that a wrong directory is reported as such
   const tokenizer = await tokenizerFromDirectory(flags.model);
   const { train: trainExamples, heldOut } = hold(examples, name, flags, columns, terminal);
   const common = { batchSize: flags.batchSize, seed: flags.seed, train: trainExamples, heldOut };
@@ -39,7 +40,7 @@ export async function prepareTask(
   const model = loadSequenceClassifier(flags.model, labels);
   checkLength(flags.maxLength, model.config, flags.model);
   // A head that was trained already is better than a guess.
-  if (!openCheckpoint(flags.model).tensors.has("score.weight")) initialiseHeadFromLabels(model, tokenizer, labels, device);
+  if (!tensors.has("score.weight")) initialiseHeadFromLabels(model, tokenizer, labels, device);
   const task = classificationTask(model, tokenizer, device, {
     ...common,
     labels,
