@@ -10,21 +10,20 @@ export interface Interruption {
   dispose(): void;
 }
 
-/** The first signal aborts and calls `onFirst`; the second one ends the process at once. */
+/** One Ctrl-C may arrive twice: from the terminal, and passed on by npm, which got it too. */
+const echoMilliseconds = 300;
+
+/** The first signal aborts and calls `onFirst`; a second one ends the process as soon as ONNX Runtime lets go of it. */
 export function interruption(onFirst: () => void): Interruption {
   const controller = new AbortController();
   const { signal } = controller;
-  const dispose = () => {
-    process.off("SIGINT", handle);
-    process.off("SIGTERM", handle);
-  };
+  let first = 0;
   const handle = () => {
-    if (signal.aborted) process.exit(130);
-    controller.abort();
-    onFirst();
-    // Handlers wait while ONNX Runtime computes. Without one the system ends the process even then; a second signal that came during
-    // the same computation as the first is already waiting for this handler, so it stays until those have been delivered.
-    setImmediate(dispose);
+    if (!signal.aborted) {
+      first = performance.now();
+      controller.abort();
+      onFirst();
+    } else if (performance.now() - first > echoMilliseconds) process.exit(130);
   };
   process.on("SIGINT", handle);
   process.on("SIGTERM", handle);
@@ -33,6 +32,9 @@ export function interruption(onFirst: () => void): Interruption {
     check() {
       if (signal.aborted) throw new Interrupted();
     },
-    dispose,
+    dispose() {
+      process.off("SIGINT", handle);
+      process.off("SIGTERM", handle);
+    },
   };
 }

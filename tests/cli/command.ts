@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterAll, expect, vi } from "vitest";
+import { afterAll, expect, onTestFinished, vi } from "vitest";
 import { createProgram } from "../../src/cli/program.ts";
 import { exitCode } from "../../src/cli/run-command.ts";
 
@@ -37,6 +37,7 @@ export function startEspalier(args: readonly string[], options: { wrap?: (comman
   const plain = [process.execPath, "--import", "tsx", join(root, "src/cli/main.ts"), ...args];
   const [program, ...rest] = (options.wrap ?? ((command) => command))(plain) as [string, ...string[]];
   const child: ChildProcess = spawn(program, rest, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
   const outcome = { stdout: "", stderr: "" };
   child.stdout!.on("data", (chunk) => (outcome.stdout += chunk));
   child.stderr!.on("data", (chunk) => (outcome.stderr += chunk));
