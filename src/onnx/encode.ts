@@ -101,9 +101,14 @@ class Encoder {
     this.#emitGraph(graph, live, nodes);
 
     const output: object[] = [];
+    const computed = new Set(nodes.flatMap((n) => n.output));
+    const renamed = new Map<string, string>();
     const publish = (name: string, tensor: Tensor) => {
-      // An output must be a value of its own: ONNX Runtime lets none alias an input or an initializer.
-      nodes.push({ opType: "Identity", domain: "", name: `output/${name}`, input: [this.#name(tensor)], output: [name], attribute: [] });
+      const value = this.#name(tensor);
+      // The node that computes an output writes it under the output's name. What no node computes (an input, a constant) or what is published
+      // already must be copied: ONNX Runtime lets no output alias another value.
+      if (computed.has(value) && !renamed.has(value)) renamed.set(value, name);
+      else nodes.push({ opType: "Identity", domain: "", name: `output/${name}`, input: [value], output: [name], attribute: [] });
       output.push(valueInfo(name, tensor));
     };
     for (const [name, tensor] of Object.entries(outputs)) publish(name, tensor);
@@ -113,6 +118,7 @@ class Encoder {
       publish(name, tensor);
       updates.set(name, variable);
     }
+    rename(nodes, renamed);
     const input = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)].map(([name, t]) =>
       valueInfo(name, t),
     );
@@ -297,6 +303,16 @@ class Encoder {
     while (this.#usedNames.has(name)) name = `${base}_${++this.#counter}`;
     this.#usedNames.add(name);
     return name;
+  }
+}
+
+/** Renames values wherever they are written or read, branches included. */
+function rename(nodes: readonly NodeProto[], names: ReadonlyMap<string, string>): void {
+  const renamed = (value: string) => names.get(value) ?? value;
+  for (const n of nodes) {
+    n.input = n.input.map(renamed);
+    n.output = n.output.map(renamed);
+    for (const { g } of n.attribute as { g?: { node: NodeProto[] } }[]) if (g) rename(g.node, names);
   }
 }
 
