@@ -4,12 +4,13 @@ import { z } from "zod";
 import { makeDirectory, readJsonObject } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import { RunDirectory } from "../train/run-directory.ts";
-import { clearRun, holdsRun } from "../train/run-files.ts";
+import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
 import type { Fingerprints } from "./fingerprints.ts";
 
 /** The options of `espalier train` that choose the run directory, and what is done with a run that it holds. */
 export interface RunFlags {
   data: string;
+  model: string;
   run?: string;
   resume?: boolean;
   replace?: boolean;
@@ -58,7 +59,14 @@ export function checkWritable(run: string): void {
  * Returns whether there is a checkpoint to go on from; a run that was stopped before its first one begins anew.
  */
 export function prepareRun(run: string, flags: RunFlags, hashes: Fingerprints): boolean {
-  if (flags.replace) clearRun(run);
+  if (flags.replace) {
+    if (clearingTouches(run, flags.model))
+      throw new EspalierError(
+        "run-exists",
+        `${flags.model} is part of the run that --replace would remove, so it cannot be what training starts from. Give another --run.`,
+      );
+    clearRun(run);
+  }
   if (!flags.resume) return false;
   refuseOtherRun(run, { ...flags }, hashes);
   return new RunDirectory(run).latestCheckpoint() !== undefined;

@@ -4,6 +4,8 @@ import { Interrupted } from "./signals.ts";
 
 /** Runs a command and ends the process with its {@link exitCode}. */
 export async function runCommand(command: () => Promise<unknown>): Promise<never> {
+  // Whoever reads the output may have seen enough (`espalier methods | head -1`).
+  process.stdout.on("error", ({ code }: NodeJS.ErrnoException) => process.exit(code === "EPIPE" ? 0 : 1));
   process.exit(await exitCode(command));
 }
 

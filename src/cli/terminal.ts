@@ -12,9 +12,11 @@ export class Terminal {
   }
 
   line(text = ""): void {
-    // Inside a bar's lifetime the line goes above the bar.
-    if (this.#bars) this.#bars.log(`${text}\n`);
-    else this.#out.write(`${text}\n`);
+    if (this.#bars) {
+      // Inside a bar's lifetime the line goes above the bar, at once: what the bar still holds when it stops is lost.
+      this.#bars.log(`${text}\n`);
+      this.#bars.update();
+    } else this.#out.write(`${text}\n`);
   }
 
   /** Text as it comes, without a line's end. */
@@ -34,7 +36,14 @@ export class Terminal {
 
   #bar(label: string, total: number): Progress {
     this.#bars ??= new MultiBar(
-      { format: "{label} {bar} {value}/{total}  {details}", hideCursor: true, clearOnComplete: false, barsize: 24, linewrap: false },
+      {
+        stream: this.#out, // one stream for bar and lines, or they would tear each other apart
+        format: "{label} {bar} {value}/{total}  {details}",
+        hideCursor: true,
+        clearOnComplete: false,
+        barsize: 24,
+        linewrap: false,
+      },
       Presets.shades_classic,
     );
     const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" });

@@ -1,12 +1,12 @@
-import { existsSync, readdirSync, rmdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, realpathSync, rmdirSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 
 /** What a run writes, by folder ("" is the run directory itself). Whatever else lies there belongs to the user. */
 const written: Readonly<Record<string, RegExp>> = {
   "": /^(run\.json|metrics\.jsonl)$/,
   checkpoints: /^step-\d+$/,
   adapter: /^(adapter_config\.json|adapter_model\.safetensors|espalier\.json)$/,
-  model: /^(.+\.json|model\.safetensors|tokenizer\.model|vocab\.txt|merges\.txt|chat_template\.jinja|licen[cs]e.*)$/i,
+  "trained-model": /^(.+\.json|model\.safetensors|tokenizer\.model|vocab\.txt|merges\.txt|chat_template\.jinja|licen[cs]e.*)$/i,
 };
 
 /** What a killed run may have left unfinished in the same folders: files on their way (`.name.<hex>.tmp`) and checkpoints (`.step-N.tmp`). */
@@ -22,8 +22,14 @@ function list(run: string, matches: (name: string, pattern: RegExp) => boolean):
   });
 }
 
+const ownFiles = (run: string): string[] => list(run, (name, pattern) => pattern.test(name));
+
 /** Whether a run was begun in this directory. */
-export const holdsRun = (run: string): boolean => list(run, (name, pattern) => pattern.test(name)).length > 0;
+export const holdsRun = (run: string): boolean => ownFiles(run).length > 0;
+
+/** Whether {@link clearRun} would take something out of this directory. */
+export const clearingTouches = (run: string, directory: string): boolean =>
+  ownFiles(run).some((path) => realpathSync(dirname(path)) === realpathSync(directory));
 
 /** Removes what a killed run left unfinished. Only for the one process that is about to write there. */
 export function sweepRun(run: string): void {
@@ -37,7 +43,7 @@ export function sweepRun(run: string): void {
 /** Removes a run, and nothing that a run did not write. */
 export function clearRun(run: string): void {
   sweepRun(run);
-  for (const path of list(run, (name, pattern) => pattern.test(name))) rmSync(path, { recursive: true, force: true });
+  for (const path of ownFiles(run)) rmSync(path, { recursive: true, force: true });
   for (const folder of Object.keys(written).filter(Boolean)) {
     const directory = join(run, folder);
     // A folder in which something of the user's remains stays.

@@ -187,6 +187,28 @@ describe("faults", () => {
     await expect(train(o)).rejects.toThrow(/the checkpoint lacks "model.layers.0.self_attn.q_proj.lora_A.weight"/);
   });
 
+  test("resuming with another rank names the tensor and both shapes", async () => {
+    const adapted = (rank: number, overrides: Partial<TrainOptions>) => {
+      const o = options({ directory, ...overrides });
+      lora({ rank, targets: ["q_proj"] }).weights!(o.model);
+      return o;
+    };
+    await train(adapted(2, { steps: 2 }));
+    await expect(train(adapted(4, { steps: 4, resume: true }))).rejects.toThrow(
+      /step-2: "model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight" is float32 \[2, 16\] in the checkpoint and float32 \[4, 16\] in this run/,
+    );
+  });
+
+  test("weights that the last update broke are no checkpoint, though the loss before it was finite", async () => {
+    const o = options({ directory, steps: 1 });
+    await train(o);
+    const broken = options({ directory, steps: 2, resume: true, optimizer: adamW({ learningRate: Number.POSITIVE_INFINITY }) });
+    await expect(train(broken)).rejects.toThrow(
+      /^Step 2: ".*" holds NaN or infinite values after the update, so no checkpoint of it is written\. The checkpoint of step 1 is intact in .*step-1\./,
+    );
+    expect(existsSync(join(directory, "checkpoints/step-2"))).toBe(false);
+  });
+
   test("nothing trainable is refused", async () => {
     const o = options({ steps: 1 });
     o.model.freeze();

@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { readPeftAdapter } from "../../src/checkpoints/index.ts";
-import { espalier, type Outcome, scratch, summary } from "./command.ts";
+import { espalier, type Outcome, refusal, scratch, summary } from "./command.ts";
 import { sentences, writeLabelled, writeTinyModel } from "./tiny-model.ts";
 
 const at = (name: string) => join(directory, name);
@@ -171,9 +171,11 @@ test("--method none trains the whole model and saves it whole", async () => {
       "--json",
     ),
   );
-  expect(full).toMatchObject({ adapter: join(at("full"), "model") });
+  expect(full).toMatchObject({ adapter: join(at("full"), "trained-model") });
   expect(full.trainableParameters).toBe(full.totalParameters);
   const measured = summary(await espalier("eval", "--model", full.adapter as string, "--data", heldOut, "--json"));
   expect(measured.accuracy).toBe(full.finalMetric);
   expect(measured.loss).toBeCloseTo(full.evalLossAfter as number, 5);
+  const args = ["train", "--model", full.adapter as string, "--data", data, "--run", at("full"), "--replace", "--steps", "1", ...small];
+  expect(refusal(await espalier(...args))).toContain("is part of the run that --replace would remove");
 });

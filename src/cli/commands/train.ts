@@ -229,10 +229,10 @@ const loraOf = ({ rank, alpha = 2 * rank, dropout, targets, seed }: TrainFlags):
 
 const elements = (parameters: readonly { shape: readonly number[] }[]): number => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
 
-/** Saves what was trained into `adapter/`, or the whole model into `model/` when no method has a format of its own. Returns the directory. */
+/** Saves what was trained into `adapter/`, or the whole model into `trained-model/` when no method has a format of its own. Returns the directory. */
 function save(run: string, { model, record }: Task, methods: readonly Method[], base: string): string {
   const adapted = methods.some((method) => method.save);
-  const directory = join(run, adapted ? "adapter" : "model");
+  const directory = join(run, adapted ? "adapter" : "trained-model");
   const context = { model, base, parameters: model.trainableParameters() };
   for (const method of methods) method.save?.(directory, context);
   if (!adapted) saveModel(directory, model, { source: base, ...(record.task === "classification" && { labels: record.labels }) });
