@@ -32,6 +32,8 @@ export interface EncodeOptions {
   external?(variable: Variable): ExternalLocation | undefined;
   /** The values of a frozen variable that is not external. */
   values(variable: Variable): TypedArray;
+  /** Puts an output that is no tensor before all others; see `runtime/unreturned-results.ts`. */
+  sentinel?: boolean;
 }
 
 /** A model's bytes and the names by which a session knows its inputs and outputs. */
@@ -39,7 +41,9 @@ export interface EncodedModel {
   bytes: Uint8Array;
   /** Inputs that the caller feeds: those of the graph that anything depends on. */
   inputs: ReadonlyMap<string, Tensor>;
-  outputs: readonly string[];
+  outputs: ReadonlyMap<string, Tensor>;
+  /** The name of the sentinel output, where one was asked for. */
+  sentinel: string | undefined;
   /** Variables that are fed as inputs, by input name. */
   variables: ReadonlyMap<string, Variable>;
   /** New values of variables, by output name. */
@@ -111,6 +115,11 @@ class Encoder {
       else nodes.push({ opType: "Identity", domain: "", name: `output/${name}`, input: [value], output: [name], attribute: [] });
       output.push(valueInfo(name, tensor));
     };
+    const sentinel = this.#options.sentinel ? this.#unique("sentinel") : undefined;
+    if (sentinel) {
+      nodes.push({ opType: "SequenceEmpty", domain: "", name: sentinel, input: [], output: [sentinel], attribute: [] });
+      output.push({ name: sentinel, type: { sequenceType: { elemType: { tensorType: { elemType: onnxType.float32 } } } } });
+    }
     for (const [name, tensor] of Object.entries(outputs)) publish(name, tensor);
     const updates = new Map<string, Variable>();
     for (const [variable, tensor] of graph.updates) {
@@ -132,7 +141,7 @@ class Encoder {
       graph: { name: "espalier", node: [...this.#prelude, ...nodes], initializer: this.#initializers, input, output },
     };
     const bytes = onnx.ModelProto.encode(model as never).finish();
-    return { bytes, inputs: this.#inputs, outputs: Object.keys(outputs), variables: this.#variables, updates };
+    return { bytes, inputs: this.#inputs, outputs: new Map(Object.entries(outputs)), sentinel, variables: this.#variables, updates };
   }
 
   #emitGraph(graph: Graph, live: ReadonlySet<Node>, into: NodeProto[], moved: readonly Node[] = []): void {

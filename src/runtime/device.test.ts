@@ -79,6 +79,36 @@ describe("variables", () => {
     expect(values(state)).toEqual([1, 2, 3]);
   });
 
+  test("a program that updates much returns and keeps the same numbers, without a copy of every variable", async () => {
+    const n = 1_500_000;
+    const large = new Variable("large", { dtype: "float32", shape: [n] }, () => ({
+      kind: "memory",
+      dtype: "float32",
+      shape: [n],
+      data: new Float32Array(n).fill(1),
+    }));
+    const program = await device.compile(
+      trace({ by: { dtype: "float32", shape: [] } }, ({ by }) => {
+        const next = mul(read(large), by);
+        assign(large, next);
+        return { total: sum(next), next, same: read(large) };
+      }),
+    );
+    for (let i = 1; i <= 3; i++) {
+      const { total, next, same } = await program.run({ by: hostTensor("float32", [], Float32Array.of(2)) });
+      expect([total!.data[0], next!.data[n - 1], same!.data[0], device.read(large).data[n - 1]]).toEqual([
+        n * 2 ** i,
+        2 ** i,
+        2 ** (i - 1),
+        2 ** i,
+      ]);
+    }
+    const before = process.memoryUsage().arrayBuffers;
+    await program.run({ by: hostTensor("float32", [], Float32Array.of(0.5)) });
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(3 * 4 * n);
+    await expect(program.run({ by: hostTensor("float32", [2], Float32Array.of(1, 2)) })).rejects.toThrow(/Input "by"/);
+  });
+
   test("assigning another shape, or to a frozen variable, is refused while tracing", () => {
     const [v, frozen] = [variable("v", [1, 2]), variable("f", [1], { frozen: true })];
     const tracingAssign = (target: Variable, value: () => Tensor) =>

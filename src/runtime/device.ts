@@ -14,6 +14,7 @@ import {
 } from "../graph/index.ts";
 import { type EncodedModel, encode } from "../onnx/index.ts";
 import type { Provider } from "../ops/index.ts";
+import { avoidsCopies, isUnreturnedResult } from "./unreturned-results.ts";
 
 /** Values on the host: what programs are fed and what they return. */
 export type HostTensor = Omit<MemoryStorage, "kind">;
@@ -30,6 +31,8 @@ export interface Platform {
     traced: Traced,
     encodeWith: (files?: Pick<Parameters<typeof encode>[1], "external">) => EncodedModel,
   ): Promise<{ session: InferenceSession; model: EncodedModel }>;
+  /** Whether this ONNX Runtime copies outputs that already stand in the caller's buffers; see unreturned-results.ts. */
+  readonly copiesOutputs?: boolean;
   /** Copies stored values into memory. */
   load(storage: Storage): TypedArray;
 }
@@ -52,7 +55,12 @@ export class Device {
 
   async compile(traced: Traced): Promise<Program> {
     const { session, model } = await this.platform.open(traced, (files) =>
-      encode(traced, { provider: this.provider, values: (v) => this.platform.load(v.storage), ...files }),
+      encode(traced, {
+        provider: this.provider,
+        values: (v) => this.platform.load(v.storage),
+        sentinel: this.platform.copiesOutputs && avoidsCopies(traced),
+        ...files,
+      }),
     );
     return new Program(this, session, model);
   }
@@ -131,7 +139,7 @@ export class Program {
 
   /** Runs the graph once: returns its outputs and moves every updated variable on. When it fails, no variable has changed. */
   async run(feeds: Readonly<Record<string, HostTensor>> = {}): Promise<Record<string, HostTensor>> {
-    const { inputs, outputs, variables, updates } = this.#model;
+    const { inputs, outputs, variables, updates, sentinel } = this.#model;
     const fed: Record<string, OrtTensor> = {};
     for (const [name, type] of inputs) {
       const host = feeds[name];
@@ -145,11 +153,25 @@ export class Program {
     }
     for (const [name, variable] of variables) fed[name] = this.#device.current(variable);
     const fetches: Record<string, OrtTensor | null> = {};
-    for (const name of outputs) fetches[name] = null;
+    for (const [name, type] of outputs) fetches[name] = sentinel ? this.#device.tensor(emptyTensor(type)) : null;
     for (const [name, variable] of updates) fetches[name] = this.#device.spare(variable);
-    const results = await this.#session.run(fed, fetches);
+    const results = sentinel ? await this.#runInPlace(fed, fetches, sentinel) : await this.#session.run(fed, fetches);
     for (const variable of updates.values()) this.#device.flip(variable);
-    return Object.fromEntries(outputs.map((name) => [name, fromOrt(results[name]!)]));
+    return Object.fromEntries([...outputs.keys()].map((name) => [name, fromOrt(results[name]!)]));
+  }
+
+  /** Runs with every output in a buffer of ours, and keeps ONNX Runtime from copying them again. */
+  async #runInPlace(
+    fed: Record<string, OrtTensor>,
+    fetches: Record<string, OrtTensor | null>,
+    sentinel: string,
+  ): Promise<Record<string, OrtTensor>> {
+    try {
+      await this.#session.run(fed, { ...fetches, [sentinel]: null });
+    } catch (error) {
+      if (!isUnreturnedResult(error)) throw error;
+    }
+    return fetches as Record<string, OrtTensor>;
   }
 
   /** Frees the session; writes its profile when the device was asked for one. */
@@ -175,5 +197,8 @@ function checkFeed(name: string, host: HostTensor, type: { dtype: DType; shape: 
       `Input "${name}" ${formatShape(host.shape)} needs ${elementCount(host.shape)} elements, got ${host.data.length}.`,
     );
 }
+
+const emptyTensor = ({ dtype, shape }: { dtype: DType; shape: Shape }): HostTensor =>
+  hostTensor(dtype, shape as number[], allocate(dtype, elementCount(shape as number[])));
 
 const fromOrt = (tensor: OrtTensor): HostTensor => hostTensor(tensor.type as DType, [...tensor.dims], tensor.data as TypedArray);

@@ -28,6 +28,7 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
     ort,
     provider,
     load: readStorage,
+    copiesOutputs: provider === "cpu",
     async open(traced, encodeWith) {
       const sessionOptions: ort.InferenceSession.SessionOptions = {
         executionProviders,
