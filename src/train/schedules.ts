@@ -13,7 +13,10 @@ export interface ScheduleOptions {
   floor?: number;
 }
 
-/** Linear warm-up, then constant, linear decay or half a cosine down to `floor`. */
+/**
+ * Linear warm-up, then constant, linear decay or half a cosine towards `floor`. As in transformers, the first step after the warm-up has factor 1
+ * and the last stands one step before the floor: a rate of 0 would make it a step that trains nothing.
+ */
 export function schedule(name: ScheduleName, options: ScheduleOptions = {}): Schedule {
   const { warmup = 0, floor = 0 } = options;
   if (!(warmup >= 0) || !(floor >= 0 && floor <= 1))
@@ -24,7 +27,7 @@ export function schedule(name: ScheduleName, options: ScheduleOptions = {}): Sch
   return (step, total) => {
     const rise = warmup < 1 ? Math.round(warmup * total) : warmup;
     if (step <= rise) return step / rise;
-    const progress = Math.min(1, (step - rise) / Math.max(1, total - rise));
+    const progress = Math.min(1, (step - 1 - rise) / Math.max(1, total - rise));
     const decayed = name === "constant" ? 1 : name === "linear" ? 1 - progress : 0.5 * (1 + Math.cos(Math.PI * progress));
     return floor + (1 - floor) * decayed;
   };
