@@ -11,7 +11,7 @@ import {
   Variable,
 } from "../graph/index.ts";
 import { floats, inTraining, type Parameter } from "../nn/index.ts";
-import { add, div, fill, minimum, mul, sqrt, sum, sumOfSquares } from "../ops/index.ts";
+import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, where } from "../ops/index.ts";
 import type { Objective } from "./objectives.ts";
 import type { OptimizerState } from "./optimizers.ts";
 
@@ -22,6 +22,9 @@ export interface StepOptions {
   /** Gradients are scaled down to this global norm. Absent: not clipped. */
   maxGradientNorm?: number;
 }
+
+/** The weight to divide by. A batch in which no target counts has loss 0 and zero gradients, where 0/0 would put NaN into every weight. */
+const divisor = (weight: Tensor): Tensor => where(equal(weight, 0), 1, weight);
 
 const optimizerPrefix = "optimizer.";
 
@@ -66,7 +69,7 @@ export function traceStep(types: Record<string, TensorType>, options: StepOption
   return trace({ ...types, ...scalarTypes(options.optimizer) }, (inputs) => {
     const { total, weight } = inTraining(() => options.objective.trace(inputs));
     const gradients = grad(
-      div(total, weight),
+      div(total, divisor(weight)),
       options.parameters.map((p) => p.value),
     );
     return { total, weight, gradientNorm: applyGradients(gradients, inputs, options) };
@@ -103,7 +106,8 @@ export class Accumulator {
   /** Divides by the total weight, so that the update equals that of one large batch, applies it and clears the sums. */
   traceUpdate(): Traced {
     return trace(scalarTypes(this.#options.optimizer), (inputs) => {
-      const gradients = [...this.#sums.values()].map((v) => div(read(v), read(this.#weight)));
+      const weight = divisor(read(this.#weight));
+      const gradients = [...this.#sums.values()].map((v) => div(read(v), weight));
       const gradientNorm = applyGradients(gradients, inputs, this.#options);
       for (const v of [...this.#sums.values(), this.#weight]) assign(v, fill(v.shape, 0));
       return { gradientNorm };

@@ -140,6 +140,22 @@ describe("training", () => {
     expect(Math.max(...wa.map((v, i) => Math.abs(v - wb[i]!)))).toBeLessThan(2e-5);
   });
 
+  test.each([1, 2])("a batch without targets leaves the weights alone (%d batches per step)", async (accumulate) => {
+    const data = counting(4);
+    const silent: BatchSource = {
+      ...data,
+      batch(step) {
+        const { feeds, ...batch } = data.batch(step);
+        return { ...batch, feeds: { ...feeds, targets: hostTensor("int64", [4, 8], new BigInt64Array(32).fill(-100n)) } };
+      },
+    };
+    const o = options({ data: silent, accumulate, steps: 2 });
+    const before = o.model.parameters().map((p) => Array.from(o.device.read(p).data as Float32Array));
+    const result = await train(o);
+    expect(result.lastLoss).toBe(0);
+    expect(weights(o.model)).toEqual(before);
+  });
+
   test("clipping bounds the update, and the norm that is reported is the one before", async () => {
     const o = options({ steps: 1, directory, maxGradientNorm: 0.01 });
     await train(o);
