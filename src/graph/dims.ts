@@ -100,6 +100,22 @@ export function dimsEqual(a: Dim, b: Dim): boolean {
 
 export const shapesEqual = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((d, i) => dimsEqual(d, b[i]!));
 
+/** The number that a dimension is for these sizes of its symbols; undefined where one has none. */
+export function evaluateDim(d: Dim, sizes: ReadonlyMap<string, number>): number | undefined {
+  if (typeof d === "number") return d;
+  let total = 0;
+  for (const [monomial, k] of d.terms) {
+    let term = k;
+    for (const s of monomial === "" ? [] : monomial.split("*")) {
+      const size = sizes.get(s);
+      if (size === undefined) return undefined;
+      term *= size;
+    }
+    total += term;
+  }
+  return total;
+}
+
 /** The number of elements of a shape. */
 export const sizeOf = (shape: Shape): Dim => shape.reduce<Dim>(mulDims, 1);
 

@@ -60,6 +60,7 @@ export class Variable implements TensorType {
   /** A frozen variable is compiled into the program as a constant, mapped from its file where it has one. */
   frozen: boolean;
   #storage: Storage | (() => Storage);
+  #version = 0;
 
   /** `storage` may be a function, called when the values are first needed: a weight that a checkpoint replaces is never initialised. */
   constructor(
@@ -75,10 +76,18 @@ export class Variable implements TensorType {
     this.frozen = options.frozen ?? false;
   }
 
-  /** Initial (or, when frozen, permanent) values. */
+  /**
+   * Initial (or, when frozen, permanent) values. Setting them replaces the present values on every device; a program that was compiled while
+   * the variable was frozen keeps the constant that it was compiled with.
+   */
   get storage(): Storage {
     if (typeof this.#storage === "function") this.#storage = this.#storage();
     return this.#storage;
+  }
+
+  /** Counts the storages that the variable was given: a device that holds values of an earlier one takes them anew. */
+  get version(): number {
+    return this.#version;
   }
 
   set storage(storage: Storage) {
@@ -89,6 +98,7 @@ export class Variable implements TensorType {
       );
     }
     this.#storage = storage;
+    this.#version++;
   }
 }
 
@@ -109,6 +119,7 @@ export class Graph {
   readonly updates = new Map<Variable, Tensor>();
   readonly #variables = new Map<Variable, Tensor>();
   readonly #constants = new Map<string, Tensor>();
+  readonly #counts = new Map<string, number>();
 
   constructor(parent?: Graph) {
     this.parent = parent;
@@ -154,13 +165,26 @@ export class Graph {
     return leaf;
   }
 
+  /** The outermost graph: this one, unless it is a branch. */
+  get root(): Graph {
+    return this.parent ? this.parent.root : this;
+  }
+
+  /** How often this was called with `key` for a graph of the program before: tells apart what would be named alike. */
+  count(key: string): number {
+    const { root } = this;
+    const before = root.#counts.get(key) ?? 0;
+    root.#counts.set(key, before + 1);
+    return before;
+  }
+
   get variables(): ReadonlyMap<Variable, Tensor> {
     return this.#variables;
   }
 }
 
 const graphs: Graph[] = [];
-const scopes: string[] = [];
+let path = "";
 
 /** The graph being traced; throws outside of {@link tracing}. */
 export function currentGraph(): Graph {
@@ -180,25 +204,17 @@ export function tracing<T>(graph: Graph, fn: () => T): T {
   }
 }
 
-/** Runs `fn` under a module name: nodes and shape errors inside carry the path. */
-export function scope<T>(name: string, fn: () => T): T {
-  scopes.push(name);
+/** The module path that nodes and shape errors carry; empty outside of modules. */
+export const currentPath = (): string => path;
+
+/** Runs `fn` under this module path: the backward pass names its nodes after the forward ones. */
+export function atPath<T>(inner: string, fn: () => T): T {
+  const outer = path;
+  path = inner;
   try {
     return fn();
   } finally {
-    scopes.pop();
-  }
-}
-
-export const currentPath = (): string => scopes.join(".");
-
-/** Runs `fn` under exactly this path, whatever scopes are open: the backward pass names its nodes after the forward ones. */
-export function atPath<T>(path: string, fn: () => T): T {
-  const saved = scopes.splice(0, scopes.length, path);
-  try {
-    return fn();
-  } finally {
-    scopes.splice(0, scopes.length, ...saved);
+    path = outer;
   }
 }
 
@@ -214,9 +230,14 @@ export function assign(variable: Variable, value: Tensor): void {
     );
   }
   if (variable.frozen) throw new EspalierError("frozen", `Variable "${variable.name}" is frozen; unfreeze it before an update is traced.`);
-  let root = currentGraph();
-  while (root.parent) root = root.parent;
-  root.updates.set(variable, value);
+  const graph = currentGraph();
+  if (graph.parent) {
+    throw new EspalierError(
+      "assign-in-branch",
+      `Variable "${variable.name}" is assigned within a branch of when(…). Return the new value from the branch, the old one from the other, and assign the result of when outside: assign(v, when(gate, () => [next], () => [read(v)])[0]).`,
+    );
+  }
+  graph.updates.set(variable, value);
 }
 
 /** Graph, inputs by name and outputs by name: what the runtime compiles. */

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { checkRejects, checkSymbolic, expectClose, host, ids, sample } from "../../tests/ops/harness.ts";
 import { device, providers } from "../../tests/ops/providers.ts";
 import { grad } from "../autodiff/index.ts";
-import { type Shape, scope, type Tensor, trace } from "../graph/index.ts";
+import { atPath, type Shape, type Tensor, trace } from "../graph/index.ts";
 import type { Program } from "../runtime/device.ts";
 import type { RandomKey } from "./index.ts";
 import * as ops from "./index.ts";
@@ -110,12 +110,12 @@ describe("sites", () => {
   test("default to the module path and the draws made there so far", async () => {
     const paths = await drawing("cpu", (k) => {
       const draw = () => ops.uniform([64], k);
-      const [first, second] = scope("block", () => [draw(), draw()]);
-      return { first: first!, second: second!, elsewhere: scope("other", draw) };
+      const [first, second] = atPath("block", () => [draw(), draw()]);
+      return { first: first!, second: second!, elsewhere: atPath("other", draw) };
     });
     const alone = await drawing("cpu", (k) => ({
-      second: scope("other", () => ops.uniform([64], k)),
-      first: scope("block", () => ops.uniform([64], k)),
+      second: atPath("other", () => ops.uniform([64], k)),
+      first: atPath("block", () => ops.uniform([64], k)),
     }));
     const [a, b] = [await paths(1, 2), await alone(1, 2)];
     expect(new Set([a.first, a.second, a.elsewhere].map(String)).size).toBe(3);
@@ -136,6 +136,27 @@ describe("sites", () => {
     });
     const { before, inside } = await draws(0, 1);
     expect(inside).not.toEqual(before);
+  });
+  test("two branches of gates at one path draw different numbers, and so does what follows them", async () => {
+    const draws = await drawing("cpu", (k) => {
+      const gate = ops.equal(ops.cast(k.step, "int32"), 1);
+      const draw = () => [ops.uniform([8], k)];
+      const none = () => [ops.fill([8], 0)];
+      const [first] = ops.when(gate, draw, none);
+      const [second] = ops.when(gate, draw, none);
+      const [open] = ops.when(gate, draw, draw);
+      const [closed] = ops.when(ops.logicalNot(gate), draw, draw);
+      return { first: first!, second: second!, open: open!, closed: closed!, after: draw()[0]! };
+    });
+    expect(new Set(Object.values(await draws(0, 1)).map(String)).size).toBe(5);
+  });
+  test("many draws trace in linear time", () => {
+    const started = performance.now();
+    trace({ seed: scalar, step: scalar }, (k) => {
+      for (let i = 0; i < 20_000; i++) ops.uniform([2], k);
+      return {};
+    });
+    expect(performance.now() - started).toBeLessThan(5_000);
   });
 });
 

@@ -5,7 +5,6 @@ import {
   type Dim,
   type DType,
   EspalierError,
-  type Graph,
   isFloat,
   mulDims,
   type Shape,
@@ -36,13 +35,10 @@ function hashName(name: string): number {
   return h | 0;
 }
 
-/** A site from the module path; the second draw at one path gets another site than the first. */
+/** A site from the module path; the second draw at one path gets another site than the first, in whichever branch of a gate it stands. */
 function siteHere(): number {
   const path = currentPath();
-  let drawn = 0;
-  for (let graph: Graph | undefined = currentGraph(); graph; graph = graph.parent)
-    drawn += graph.nodes.filter((n) => n.op === randomBitsOp && n.path === path).length;
-  return hashName(`${path}#${drawn}`);
+  return hashName(`${path}#${currentGraph().count(`draw ${path}`)}`);
 }
 
 const int = (value: number): Ref => scalar("int32", value | 0);
