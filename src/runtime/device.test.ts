@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { writeSafetensors } from "../checkpoints/index.ts";
-import { assign, read, type Tensor, trace, Variable } from "../graph/index.ts";
-import { add, gather, linear, mul, sum } from "../ops/index.ts";
+import { addDims, assign, EspalierError, read, symbol, type Tensor, trace, Variable } from "../graph/index.ts";
+import { add, gather, linear, mul, sum, when } from "../ops/index.ts";
 import { hostTensor } from "./device.ts";
 import { jit } from "./jit.ts";
 import { cpu } from "./node.ts";
@@ -75,7 +75,10 @@ describe("variables", () => {
         return {};
       }),
     );
-    await expect(program.run({ at: hostTensor("int64", [3], BigInt64Array.of(0n, 99n, 1n)) })).rejects.toThrow();
+    const failure = await program.run({ at: hostTensor("int64", [3], BigInt64Array.of(0n, 99n, 1n)) }).catch((e: unknown) => e);
+    expect(failure).toBeInstanceOf(EspalierError);
+    expect(failure).toMatchObject({ code: "run-failed", cause: expect.any(Error) });
+    expect((failure as Error).message).toMatch(/failed in Gather \(Gather\): indices element out of data bounds, idx=99/);
     expect(values(state)).toEqual([1, 2, 3]);
   });
 
@@ -120,6 +123,68 @@ describe("variables", () => {
     expect(() => tracingAssign(frozen, () => read(frozen))).toThrow(/"f" is frozen/);
   });
 
+  test("a storage given after the device has read the variable counts, and what is persisted stays", async () => {
+    const v = variable("v", [1]);
+    const program = await device.compile(
+      trace({}, () => {
+        const now = read(v);
+        assign(v, add(now, 1));
+        return { now };
+      }),
+    );
+    const next = async () => (await program.run()).now!.data[0];
+    expect([await next(), await next()]).toEqual([1, 2]);
+    v.storage = { kind: "memory", dtype: "float32", shape: [1], data: Float32Array.of(50) };
+    expect(values(v)).toEqual([50]);
+    expect([await next(), await next()]).toEqual([50, 51]);
+    // A storage that is newer than the buffers is not overwritten by them.
+    v.storage = { kind: "memory", dtype: "float32", shape: [1], data: Float32Array.of(7) };
+    device.persist(v);
+    expect((v.storage as { data: Float32Array }).data).toEqual(Float32Array.of(7));
+    expect(await next()).toBe(7);
+    const buffers = device.buffers(v);
+    device.persist(v);
+    expect(device.buffers(v)).toBe(buffers);
+    expect([await next(), (v.storage as { data: Float32Array }).data[0]]).toEqual([8, 8]);
+    await program.dispose();
+  });
+
+  test("a storage given while a run is under way is not overwritten by it", async () => {
+    const v = variable("v", [1]);
+    const program = await device.compile(
+      trace({}, () => {
+        assign(v, add(read(v), 1));
+        return {};
+      }),
+    );
+    const run = program.run();
+    await Promise.resolve();
+    v.storage = { kind: "memory", dtype: "float32", shape: [1], data: Float32Array.of(50) };
+    await run;
+    expect(values(v)).toEqual([50]);
+    await program.dispose();
+  });
+
+  test("assigning within a branch of a gate is refused while tracing", () => {
+    const v = variable("v", [1]);
+    const inBranch = () =>
+      trace({ gate: { dtype: "bool", shape: [] } }, ({ gate }) => {
+        const set = () => {
+          assign(v, mul(read(v), 2));
+          return [read(v)];
+        };
+        return { y: when(gate, set, () => [read(v)])[0]! };
+      });
+    expect(inBranch).toThrow(EspalierError);
+    expect(inBranch).toThrow(/"v" is assigned within a branch of when.*assign the result of when outside/);
+  });
+
+  test("writing to a frozen variable is refused", () => {
+    const frozen = variable("f", [1], { frozen: true });
+    expect(() => device.write(frozen, Float32Array.of(2))).toThrow(/Variable "f" is frozen/);
+    expect(values(frozen)).toEqual([1]);
+  });
+
   test("writing another number of values is refused", () => {
     expect(() => device.write(variable("w", [1, 2]), Float32Array.of(1))).toThrow(/"w" \[2\] holds 2 elements, got 1/);
   });
@@ -137,6 +202,38 @@ describe("what a program is fed", () => {
     await expect(p.run({ x: vector(1, 2, 3) })).rejects.toThrow(/Input "x" must be float32 \[2\], got float32 \[3\]/);
     await expect(p.run({ x: hostTensor("int32", [2], Int32Array.of(1, 2)) })).rejects.toThrow(/got int32 \[2\]/);
     await expect(p.run({ x: hostTensor("float32", [2], Float32Array.of(1)) })).rejects.toThrow(/needs 2 elements, got 1/);
+  });
+});
+
+describe("named dimensions", () => {
+  const [batch, past, time] = [symbol("batch"), symbol("past"), symbol("time")];
+  const rows = (n: number, m: number) => hostTensor("float32", [n, m], new Float32Array(n * m).fill(1));
+
+  test("two inputs that share one must agree", async () => {
+    const program = await device.compile(
+      trace({ a: { dtype: "float32", shape: [batch, 2] }, b: { dtype: "float32", shape: [2, batch] } }, ({ a, b }) => ({
+        y: add(sum(a), sum(b)),
+      })),
+    );
+    expect((await program.run({ a: rows(3, 2), b: rows(2, 3) })).y!.data[0]).toBe(12);
+    await expect(program.run({ a: rows(3, 2), b: rows(2, 4) })).rejects.toThrow(
+      /Axis 1 of the input "b" has the size batch, which must be 3 \(batch is 3 by axis 0 of the input "a"\), but it is 4/,
+    );
+    await program.dispose();
+  });
+
+  test("and one that is computed from others must have their value", async () => {
+    const types = {
+      all: { dtype: "float32", shape: [addDims(past, time), 1] },
+      old: { dtype: "float32", shape: [past, 1] },
+      now: { dtype: "float32", shape: [time, 1] },
+    } as const;
+    const program = await device.compile(trace(types, (i) => ({ y: add(add(sum(i.all), sum(i.old)), sum(i.now)) })));
+    expect((await program.run({ all: rows(5, 1), old: rows(3, 1), now: rows(2, 1) })).y!.data[0]).toBe(10);
+    await expect(program.run({ all: rows(6, 1), old: rows(3, 1), now: rows(2, 1) })).rejects.toThrow(
+      /input "all" has the size past \+ time, which must be 5 \(past is 3 by axis 0 of the input "old", time is 2 by axis 0 of the input "now"\), but it is 6/,
+    );
+    await program.dispose();
   });
 });
 

@@ -1,12 +1,9 @@
 import type { InferenceSession, InferenceSessionFactory, Tensor as OrtTensor, TensorConstructor } from "onnxruntime-common";
 import {
   allocate,
-  type DType,
   EspalierError,
   elementCount,
   formatShape,
-  type MemoryStorage,
-  type Shape,
   type Storage,
   type Traced,
   type TypedArray,
@@ -14,36 +11,47 @@ import {
 } from "../graph/index.ts";
 import { type EncodedModel, encode } from "../onnx/index.ts";
 import type { Provider } from "../ops/index.ts";
-import { avoidsCopies, isUnreturnedResult } from "./unreturned-results.ts";
+import { type HostTensor, hostTensor } from "./host-tensor.ts";
+import { Program } from "./program.ts";
+import { avoidsCopies } from "./unreturned-results.ts";
 
-/** Values on the host: what programs are fed and what they return. */
-export type HostTensor = Omit<MemoryStorage, "kind">;
-
-/** A host tensor over `data`. */
-export const hostTensor = (dtype: DType, shape: readonly number[], data: TypedArray): HostTensor => ({ dtype, shape, data });
+export { type HostTensor, hostTensor, Program };
 
 /** What a platform (Node, browser) provides: ONNX Runtime and access to files. */
 export interface Platform {
   readonly ort: { InferenceSession: InferenceSessionFactory; Tensor: TensorConstructor };
   readonly provider: Provider;
-  /** Opens a session on the model that `encodeWith` produces, once told where external weights lie. */
+  /** Opens a session on the model that `encodeWith` produces, once told where external weights lie. `close` follows the session's release. */
   open(
     traced: Traced,
     encodeWith: (files?: Pick<Parameters<typeof encode>[1], "external">) => EncodedModel,
-  ): Promise<{ session: InferenceSession; model: EncodedModel }>;
+  ): Promise<{ session: InferenceSession; model: EncodedModel; close?(): void }>;
   /** Whether this ONNX Runtime copies outputs that already stand in the caller's buffers; see unreturned-results.ts. */
   readonly copiesOutputs?: boolean;
   /** Copies stored values into memory. */
   load(storage: Storage): TypedArray;
+  /** Removes what it keeps between sessions. */
+  dispose?(): void;
+}
+
+/** The present values of a variable on a device, and the buffer that its next values are written to. */
+export interface Buffers {
+  current: OrtTensor;
+  spare: OrtTensor | undefined;
+  /** The version of the variable's storage that these values come from or were moved into. */
+  version: number;
 }
 
 /**
  * A place to run graphs: one execution provider of one ONNX Runtime, and the present values of variables there.
  * A variable has two buffers: a run reads one and writes the other, then they change places, because an output must not alias an input.
+ * So runs of one device follow one another, in the order in which they were asked for, whatever their programs.
  */
 export class Device {
   readonly platform: Platform;
-  readonly #state = new WeakMap<Variable, { current: OrtTensor; spare?: OrtTensor }>();
+  readonly #state = new WeakMap<Variable, Buffers>();
+  readonly #programs = new Set<Program>();
+  #last: Promise<unknown> = Promise.resolve();
 
   constructor(platform: Platform) {
     this.platform = platform;
@@ -53,8 +61,12 @@ export class Device {
     return this.platform.provider;
   }
 
+  /**
+   * Compiles a graph. Frozen variables become constants of the program as they are now: a storage that they are given later counts for
+   * programs compiled later.
+   */
   async compile(traced: Traced): Promise<Program> {
-    const { session, model } = await this.platform.open(traced, (files) =>
+    const { session, model, close } = await this.platform.open(traced, (files) =>
       encode(traced, {
         provider: this.provider,
         values: (v) => this.platform.load(v.storage),
@@ -62,18 +74,42 @@ export class Device {
         ...files,
       }),
     );
-    return new Program(this, session, model);
+    const program = new Program(this, session, model, () => {
+      this.#programs.delete(program);
+      close?.();
+    });
+    this.#programs.add(program);
+    return program;
+  }
+
+  /** Disposes of all programs and removes their files. */
+  async dispose(): Promise<void> {
+    for (const program of [...this.#programs]) await program.dispose();
+    this.platform.dispose?.();
+  }
+
+  /** Runs `task` when all that were asked for before have ended. */
+  exclusive<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(task);
+    this.#last = result.catch(() => undefined);
+    return result;
   }
 
   /** The present values of a variable, copied. */
   read(variable: Variable): HostTensor {
     if (variable.frozen) return hostTensor(variable.dtype, variable.shape, this.platform.load(variable.storage).slice());
-    return hostTensor(variable.dtype, variable.shape, (this.current(variable).data as TypedArray).slice());
+    return hostTensor(variable.dtype, variable.shape, (this.buffers(variable).current.data as TypedArray).slice());
   }
 
   /** Overwrites the present values of a variable. */
   write(variable: Variable, data: TypedArray): void {
-    const target = this.current(variable).data as TypedArray;
+    if (variable.frozen) {
+      throw new EspalierError(
+        "frozen",
+        `Variable "${variable.name}" is frozen: programs hold its values as constants. Unfreeze it before they are compiled, or set its storage and compile again.`,
+      );
+    }
+    const target = this.buffers(variable).current.data as TypedArray;
     if (target.length !== data.length)
       throw new EspalierError(
         "shape-mismatch",
@@ -84,7 +120,11 @@ export class Device {
 
   /** Moves the present values into the variable's storage, so that they outlive the device. */
   persist(variable: Variable): void {
-    if (!variable.frozen && this.#state.has(variable)) variable.storage = { kind: "memory", ...this.read(variable) };
+    const buffers = this.#state.get(variable);
+    // A storage given since then is newer than the buffers.
+    if (variable.frozen || buffers?.version !== variable.version) return;
+    variable.storage = { kind: "memory", ...this.read(variable) };
+    buffers.version = variable.version;
   }
 
   /** Forgets the device's buffers of a variable: the next run starts from its storage. */
@@ -96,109 +136,22 @@ export class Device {
     return new this.platform.ort.Tensor(host.dtype as "float32", host.data as Float32Array, host.shape);
   }
 
-  /** The buffer that holds the variable's present values. */
-  current(variable: Variable): OrtTensor {
-    return this.#buffers(variable).current;
-  }
-
-  /** The buffer that the next values are written to. */
-  spare(variable: Variable): OrtTensor {
-    const buffers = this.#buffers(variable);
-    buffers.spare ??= this.tensor(hostTensor(variable.dtype, variable.shape, allocate(variable.dtype, elementCount(variable.shape))));
-    return buffers.spare;
-  }
-
-  /** Makes the written buffer the present one. */
-  flip(variable: Variable): void {
-    const buffers = this.#buffers(variable);
-    [buffers.current, buffers.spare] = [buffers.spare!, buffers.current];
-  }
-
-  #buffers(variable: Variable): { current: OrtTensor; spare?: OrtTensor } {
+  /** The buffers of a variable, filled from its storage when that is new to the device. */
+  buffers(variable: Variable): Buffers {
     let buffers = this.#state.get(variable);
-    if (!buffers) {
+    if (buffers?.version !== variable.version) {
       // A copy: the storage keeps the initial values while the buffers move on.
-      buffers = { current: this.tensor(hostTensor(variable.dtype, variable.shape, this.platform.load(variable.storage).slice())) };
+      const current = this.tensor(hostTensor(variable.dtype, variable.shape, this.platform.load(variable.storage).slice()));
+      buffers = { current, spare: undefined, version: variable.version };
       this.#state.set(variable, buffers);
     }
     return buffers;
   }
-}
 
-/** A compiled graph. */
-export class Program {
-  readonly #device: Device;
-  readonly #session: InferenceSession;
-  readonly #model: EncodedModel;
-
-  constructor(device: Device, session: InferenceSession, model: EncodedModel) {
-    this.#device = device;
-    this.#session = session;
-    this.#model = model;
-  }
-
-  /** Runs the graph once: returns its outputs and moves every updated variable on. When it fails, no variable has changed. */
-  async run(feeds: Readonly<Record<string, HostTensor>> = {}): Promise<Record<string, HostTensor>> {
-    const { inputs, outputs, variables, updates, sentinel } = this.#model;
-    const fed: Record<string, OrtTensor> = {};
-    for (const [name, type] of inputs) {
-      const host = feeds[name];
-      if (!host)
-        throw new EspalierError(
-          "missing-input",
-          `The program needs the input "${name}" (${type.dtype} ${formatShape(type.shape)}); it got ${Object.keys(feeds).join(", ") || "none"}.`,
-        );
-      checkFeed(name, host, type);
-      fed[name] = this.#device.tensor(host);
-    }
-    for (const [name, variable] of variables) fed[name] = this.#device.current(variable);
-    const fetches: Record<string, OrtTensor | null> = {};
-    for (const [name, type] of outputs) fetches[name] = sentinel ? this.#device.tensor(emptyTensor(type)) : null;
-    for (const [name, variable] of updates) fetches[name] = this.#device.spare(variable);
-    const results = sentinel ? await this.#runInPlace(fed, fetches, sentinel) : await this.#session.run(fed, fetches);
-    for (const variable of updates.values()) this.#device.flip(variable);
-    return Object.fromEntries([...outputs.keys()].map((name) => [name, fromOrt(results[name]!)]));
-  }
-
-  /** Runs with every output in a buffer of ours, and keeps ONNX Runtime from copying them again. */
-  async #runInPlace(
-    fed: Record<string, OrtTensor>,
-    fetches: Record<string, OrtTensor | null>,
-    sentinel: string,
-  ): Promise<Record<string, OrtTensor>> {
-    try {
-      await this.#session.run(fed, { ...fetches, [sentinel]: null });
-    } catch (error) {
-      if (!isUnreturnedResult(error)) throw error;
-    }
-    return fetches as Record<string, OrtTensor>;
-  }
-
-  /** Frees the session; writes its profile when the device was asked for one. */
-  async dispose(): Promise<void> {
-    this.#session.endProfiling();
-    await this.#session.release();
+  /** As {@link buffers}, with a spare one. */
+  writable(variable: Variable): Buffers & { spare: OrtTensor } {
+    const buffers = this.buffers(variable);
+    buffers.spare ??= this.tensor(hostTensor(variable.dtype, variable.shape, allocate(variable.dtype, elementCount(variable.shape))));
+    return buffers as Buffers & { spare: OrtTensor };
   }
 }
-
-function checkFeed(name: string, host: HostTensor, type: { dtype: DType; shape: Shape }): void {
-  const fits =
-    host.dtype === type.dtype &&
-    host.shape.length === type.shape.length &&
-    type.shape.every((d, i) => typeof d !== "number" || d === host.shape[i]);
-  if (!fits)
-    throw new EspalierError(
-      "shape-mismatch",
-      `Input "${name}" must be ${type.dtype} ${formatShape(type.shape)}, got ${host.dtype} ${formatShape(host.shape)}.`,
-    );
-  if (host.data.length !== elementCount(host.shape))
-    throw new EspalierError(
-      "shape-mismatch",
-      `Input "${name}" ${formatShape(host.shape)} needs ${elementCount(host.shape)} elements, got ${host.data.length}.`,
-    );
-}
-
-const emptyTensor = ({ dtype, shape }: { dtype: DType; shape: Shape }): HostTensor =>
-  hostTensor(dtype, shape as number[], allocate(dtype, elementCount(shape as number[])));
-
-const fromOrt = (tensor: OrtTensor): HostTensor => hostTensor(tensor.type as DType, [...tensor.dims], tensor.data as TypedArray);

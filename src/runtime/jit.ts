@@ -1,13 +1,18 @@
-import { type Tensor, type TensorType, trace } from "../graph/index.ts";
+import { type Tensor, type TensorType, type Traced, trace } from "../graph/index.ts";
 import type { Device, HostTensor, Program } from "./device.ts";
 
-/** Functions of tensors, compiled once for each combination of input shapes and kept. */
+type Feeds<I extends string> = Readonly<Record<I, HostTensor>>;
+type Types<I extends string> = Readonly<Record<I, TensorType>>;
+
+/** A traced function, compiled once for each combination of input shapes and kept. */
 export interface Jit<I extends string, O extends string> {
-  (feeds: Readonly<Record<I, HostTensor>>): Promise<Record<O, HostTensor>>;
+  /** Runs the program for the types of `feeds`; it is fed `common` too, which never asks for another program (a learning rate, a seed). */
+  (feeds: Feeds<I>, common?: Feeds<string>): Promise<Record<O, HostTensor>>;
   /** Compiles for these types without running. */
-  prepare(types: Readonly<Record<I, TensorType>>): Promise<void>;
+  prepare(types: Types<I>): Promise<void>;
   /** The number of programs compiled so far and still held. */
   readonly size: number;
+  /** Frees the programs, each when its last run has ended. */
   dispose(): Promise<void>;
 }
 
@@ -22,41 +27,95 @@ export function jit<I extends string, O extends string>(
   fn: (inputs: Record<I, Tensor>) => Record<O, Tensor>,
   options: JitOptions = {},
 ): Jit<I, O> {
-  const capacity = options.capacity ?? 16;
-  const programs = new Map<string, Promise<Program>>();
+  return jitTraced(device, (types) => trace(types, (inputs) => fn(inputs as Record<I, Tensor>)), options);
+}
 
-  const program = (types: Readonly<Record<I, TensorType>>): Promise<Program> => {
-    const key = Object.entries<TensorType>(types)
+/** As {@link jit}, of what traces a whole program for given input types: one with further inputs of its own, or with updates of variables. */
+export function jitTraced<I extends string, O extends string>(
+  device: Device,
+  tracer: (types: Types<I>) => Traced,
+  options: JitOptions = {},
+): Jit<I, O> {
+  const capacity = options.capacity ?? 16;
+  const held = new Map<string, Held>();
+
+  const holding = (feeds: Types<I>): Held => {
+    const types = Object.entries<TensorType>(feeds).map(([name, { dtype, shape }]) => [name, { dtype, shape }] as const);
+    const key = types
       .map(([name, { dtype, shape }]) => `${name}:${dtype}[${shape.join()}]`)
       .sort()
       .join(" ");
-    const known = programs.get(key);
-    programs.delete(key);
-    const compiled = known ?? device.compile(trace(types, (inputs) => fn(inputs as Record<I, Tensor>)));
-    programs.set(key, compiled);
+    const known = held.get(key);
+    held.delete(key);
+    const entry = known ?? new Held(device.compile(tracer(Object.fromEntries(types) as Types<I>)));
+    held.set(key, entry);
     // A failed compilation is not kept: the next call reports it afresh.
-    if (!known) compiled.catch(() => programs.delete(key));
-    if (programs.size > capacity) {
-      const [oldest] = programs;
-      programs.delete(oldest![0]);
-      void oldest![1].then((p) => p.dispose());
+    if (!known) entry.program.catch(() => held.get(key) === entry && held.delete(key));
+    if (held.size > capacity) {
+      const [oldest] = held;
+      held.delete(oldest![0]);
+      // Whoever disposes of the device hears of a session that cannot be released.
+      oldest![1].retire().catch(() => undefined);
     }
-    return compiled;
+    return entry;
   };
 
-  const call = async (feeds: Readonly<Record<I, HostTensor>>) => (await (await program(feeds)).run(feeds)) as Record<O, HostTensor>;
+  const call = async (feeds: Feeds<I>, common?: Feeds<string>) =>
+    (await holding(feeds).run({ ...common, ...feeds })) as Record<O, HostTensor>;
   return Object.defineProperty(
     Object.assign(call, {
-      async prepare(types: Readonly<Record<I, TensorType>>) {
-        await program(types);
+      async prepare(types: Types<I>) {
+        await holding(types).program;
       },
       async dispose() {
-        const all = [...programs.values()];
-        programs.clear();
-        for (const p of all) await (await p).dispose();
+        const all = [...held.values()];
+        held.clear();
+        await Promise.all(all.map((entry) => entry.retire()));
       },
     }),
     "size",
-    { get: () => programs.size },
+    { get: () => held.size },
   ) as Jit<I, O>;
+}
+
+/** A program that is disposed of once it is retired and no call runs it or waits for it to be compiled. */
+class Held {
+  readonly program: Promise<Program>;
+  #running = 0;
+  #retired = false;
+  readonly #gone: Promise<void>;
+  #release: () => void = () => undefined;
+
+  constructor(program: Promise<Program>) {
+    this.program = program;
+    this.#gone = new Promise<void>((resolve) => {
+      this.#release = resolve;
+    }).then(() =>
+      program.then(
+        (p) => p.dispose(),
+        () => undefined, // it was never compiled; the call that asked for it was told
+      ),
+    );
+  }
+
+  async run(feeds: Feeds<string>): Promise<Record<string, HostTensor>> {
+    this.#running++;
+    try {
+      return await (await this.program).run(feeds);
+    } finally {
+      this.#running--;
+      this.#releaseWhenIdle();
+    }
+  }
+
+  /** Resolves when the program is disposed of. */
+  retire(): Promise<void> {
+    this.#retired = true;
+    this.#releaseWhenIdle();
+    return this.#gone;
+  }
+
+  #releaseWhenIdle(): void {
+    if (this.#retired && this.#running === 0) this.#release();
+  }
 }

@@ -36,13 +36,15 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
         intraOpNumThreads: options.threads ?? availableParallelism(),
         interOpNumThreads: 1,
         enableCpuMemArena: options.arena ?? true,
-        logSeverityLevel: 3,
+        // What goes wrong is thrown: ONNX Runtime need not print it too.
+        logSeverityLevel: 4,
         ...(options.profile && { enableProfiling: true, profileFilePrefix: options.profile }),
         // Prepacking would copy every mapped weight into memory.
         extra: { session: { disable_prepacking: "1" } },
       };
       return files.open(traced, encodeWith, (path) => ort.InferenceSession.create(path, sessionOptions));
     },
+    dispose: () => files.dispose(),
   };
   return new Device(platform);
 }

@@ -1,6 +1,7 @@
 import * as ort from "onnxruntime-web/wasm";
 import { EspalierError } from "../graph/index.ts";
 import { Device, type Platform } from "./device.ts";
+import { created } from "./program.ts";
 
 export interface WasmOptions {
   /** Threads of one operator; more than one needs a page that is cross-origin isolated. Default: ONNX Runtime's choice. */
@@ -19,18 +20,14 @@ export function wasm(options: WasmOptions = {}): Device {
     },
     async open(_traced, encodeWith) {
       const model = encodeWith();
-      try {
-        const session = await ort.InferenceSession.create(model.bytes, {
+      const session = await created(
+        ort.InferenceSession.create(model.bytes, {
           executionProviders: ["wasm"],
           graphOptimizationLevel: "all",
-          logSeverityLevel: 3,
-        });
-        return { session, model };
-      } catch (cause) {
-        throw new EspalierError("session", `ONNX Runtime refused the compiled graph: ${cause instanceof Error ? cause.message : cause}`, {
-          cause,
-        });
-      }
+          logSeverityLevel: 4,
+        }),
+      );
+      return { session, model };
     },
   };
   return new Device(platform);

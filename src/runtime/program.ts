@@ -1,0 +1,186 @@
+import type { InferenceSession, Tensor as OrtTensor } from "onnxruntime-common";
+import {
+  allocate,
+  type DType,
+  EspalierError,
+  elementCount,
+  evaluateDim,
+  formatShape,
+  type SymbolicDim,
+  type TensorType,
+  type TypedArray,
+  type Variable,
+} from "../graph/index.ts";
+import type { EncodedModel } from "../onnx/index.ts";
+import type { Device } from "./device.ts";
+import { type HostTensor, hostTensor } from "./host-tensor.ts";
+import { isUnreturnedResult } from "./unreturned-results.ts";
+
+/** An axis of an input whose size is known only when the program runs. */
+interface OpenAxis {
+  input: string;
+  axis: number;
+  dim: SymbolicDim;
+}
+
+type Types = readonly (readonly [name: string, type: TensorType])[];
+
+/** A compiled graph. */
+export class Program {
+  readonly #device: Device;
+  readonly #session: InferenceSession;
+  readonly #closed: () => void;
+  // Types and names only: the model's bytes and the traced graph need not live as long as the program.
+  readonly #inputs: Types;
+  readonly #outputs: Types;
+  readonly #sentinel: string | undefined;
+  readonly #variables: ReadonlyMap<string, Variable>;
+  readonly #updates: ReadonlyMap<string, Variable>;
+  /** Named dimensions first, then those that follow from them. */
+  readonly #open: readonly OpenAxis[];
+  #disposal: Promise<void> | undefined;
+
+  /** `closed` is called once the session is released. */
+  constructor(device: Device, session: InferenceSession, model: EncodedModel, closed: () => void = () => undefined) {
+    this.#device = device;
+    this.#session = session;
+    this.#closed = closed;
+    const types = (tensors: ReadonlyMap<string, TensorType>): Types =>
+      Array.from(tensors, ([name, { dtype, shape }]) => [name, { dtype, shape }] as const);
+    this.#inputs = types(model.inputs);
+    this.#outputs = types(model.outputs);
+    this.#sentinel = model.sentinel;
+    this.#variables = model.variables;
+    this.#updates = model.updates;
+    const axes = this.#inputs.flatMap(([input, { shape }]) =>
+      shape.flatMap((dim, axis): OpenAxis[] => (typeof dim === "number" ? [] : [{ input, axis, dim }])),
+    );
+    this.#open = [...axes.filter((a) => isName(a.dim)), ...axes.filter((a) => !isName(a.dim))];
+  }
+
+  /**
+   * Runs the graph once: returns its outputs and moves every updated variable on. When it fails, no variable has changed.
+   * Runs that are asked for before another one has ended wait for it.
+   */
+  async run(feeds: Readonly<Record<string, HostTensor>> = {}): Promise<Record<string, HostTensor>> {
+    if (this.#disposal) throw new EspalierError("disposed", "The program was disposed of and cannot run: compile it again.");
+    const fed: Record<string, OrtTensor> = {};
+    for (const [name, type] of this.#inputs) {
+      const host = feeds[name];
+      if (!host)
+        throw new EspalierError(
+          "missing-input",
+          `The program needs the input "${name}" (${type.dtype} ${formatShape(type.shape)}); it got ${Object.keys(feeds).join(", ") || "none"}.`,
+        );
+      checkFeed(name, host, type);
+      fed[name] = this.#device.tensor(host);
+    }
+    if (this.#open.length > 0) checkSizes(this.#open, feeds);
+    return this.#device.exclusive(() => this.#run(fed));
+  }
+
+  async #run(fed: Record<string, OrtTensor>): Promise<Record<string, HostTensor>> {
+    const fetches: Record<string, OrtTensor | null> = {};
+    for (const [name, variable] of this.#variables) fed[name] = this.#device.buffers(variable).current;
+    for (const [name, type] of this.#outputs) fetches[name] = this.#sentinel ? this.#device.tensor(emptyTensor(type)) : null;
+    const written = Array.from(this.#updates, ([name, variable]) => {
+      const buffers = this.#device.writable(variable);
+      fetches[name] = buffers.spare;
+      return buffers;
+    });
+    const results = await this.#fetch(fed, fetches);
+    for (const buffers of written) [buffers.current, buffers.spare] = [buffers.spare, buffers.current];
+    return Object.fromEntries(this.#outputs.map(([name]) => [name, fromOrt(results[name]!)]));
+  }
+
+  async #fetch(fed: Record<string, OrtTensor>, fetches: Record<string, OrtTensor | null>): Promise<Record<string, OrtTensor>> {
+    try {
+      if (!this.#sentinel) return await this.#session.run(fed, fetches);
+      // Every output has a buffer of ours: ONNX Runtime is kept from copying them again.
+      await this.#session.run(fed, { ...fetches, [this.#sentinel]: null });
+    } catch (cause) {
+      if (!this.#sentinel || !isUnreturnedResult(cause)) throw runError(cause);
+    }
+    return fetches as Record<string, OrtTensor>;
+  }
+
+  /** Frees the session when the runs asked for have ended; writes its profile when the device was asked for one. */
+  dispose(): Promise<void> {
+    this.#disposal ??= this.#device.exclusive(async () => {
+      this.#session.endProfiling();
+      await this.#session.release();
+      this.#closed();
+    });
+    return this.#disposal;
+  }
+}
+
+const isName = (dim: SymbolicDim): boolean => dim.terms.size === 1 && dim.symbols.length === 1 && dim.toString() === dim.symbols[0];
+
+function checkFeed(name: string, host: HostTensor, type: TensorType): void {
+  const fits =
+    host.dtype === type.dtype &&
+    host.shape.length === type.shape.length &&
+    type.shape.every((d, i) => typeof d !== "number" || d === host.shape[i]);
+  if (!fits)
+    throw new EspalierError(
+      "shape-mismatch",
+      `Input "${name}" must be ${type.dtype} ${formatShape(type.shape)}, got ${host.dtype} ${formatShape(host.shape)}.`,
+    );
+  if (host.data.length !== elementCount(host.shape))
+    throw new EspalierError(
+      "shape-mismatch",
+      `Input "${name}" ${formatShape(host.shape)} needs ${elementCount(host.shape)} elements, got ${host.data.length}.`,
+    );
+}
+
+/** A named dimension has one size in a run, whatever inputs it occurs in. */
+function checkSizes(open: readonly OpenAxis[], feeds: Readonly<Record<string, HostTensor>>): void {
+  const sizes = new Map<string, number>();
+  const boundBy = new Map<string, OpenAxis>();
+  for (const at of open) {
+    const size = feeds[at.input]!.shape[at.axis]!;
+    const expected = evaluateDim(at.dim, sizes);
+    if (expected === undefined) {
+      if (!isName(at.dim)) continue;
+      sizes.set(at.dim.symbols[0]!, size);
+      boundBy.set(at.dim.symbols[0]!, at);
+    } else if (expected !== size) {
+      const others = at.dim.symbols.map((s) => {
+        const { input, axis } = boundBy.get(s)!;
+        return `${s} is ${sizes.get(s)} by axis ${axis} of the input "${input}"`;
+      });
+      throw new EspalierError(
+        "shape-mismatch",
+        `Axis ${at.axis} of the input "${at.input}" has the size ${at.dim}, which must be ${expected} (${others.join(", ")}), but it is ${size}.`,
+      );
+    }
+  }
+}
+
+/** A session, or what ONNX Runtime has against it. */
+export async function created(session: Promise<InferenceSession>): Promise<InferenceSession> {
+  try {
+    return await session;
+  } catch (cause) {
+    throw new EspalierError("session", `ONNX Runtime refused the compiled graph: ${cause instanceof Error ? cause.message : cause}`, {
+      cause,
+    });
+  }
+}
+
+/** ONNX Runtime's refusal at run time: the node that failed, by the module path in its name, and why. */
+function runError(cause: unknown): EspalierError {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  const [, opType, name, why] = /running (\S+) node\. Name:'([^']*)' Status Message: ([\s\S]*)/.exec(message) ?? [];
+  const what = opType ? `it failed in ${name || "a node without a name"} (${opType}): ${reason(why!)}` : message;
+  return new EspalierError("run-failed", `The program could not be run to its end: ${what}`, { cause });
+}
+
+/** Without the source line of ONNX Runtime that an assertion's message begins with. */
+const reason = (status: string): string => status.replace(/^\S+:\d+ [\s\S]*? was false\.\s*/, "").trim();
+
+const emptyTensor = ({ dtype, shape }: TensorType): HostTensor =>
+  hostTensor(dtype, shape as number[], allocate(dtype, elementCount(shape as number[])));
+
+const fromOrt = (tensor: OrtTensor): HostTensor => hostTensor(tensor.type as DType, [...tensor.dims], tensor.data as TypedArray);
