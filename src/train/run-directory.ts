@@ -89,7 +89,9 @@ export class RunDirectory {
         { cause },
       );
     }
-    for (const { path } of this.checkpoints().slice(0, -keep)) rmSync(path, { recursive: true, force: true });
+    // Never the one just written, whatever `keep` says and whatever higher numbers lie there.
+    const others = this.checkpoints().filter(({ path }) => path !== final);
+    for (const { path } of others.slice(0, Math.max(0, others.length + 1 - keep))) rmSync(path, { recursive: true, force: true });
     return final;
   }
 

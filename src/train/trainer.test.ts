@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -223,6 +223,23 @@ describe("faults", () => {
       /^Step 2: ".*" holds NaN or infinite values after the update, so no checkpoint of it is written\. The checkpoint of step 1 is intact in .*step-1\./,
     );
     expect(existsSync(join(directory, "checkpoints/step-2"))).toBe(false);
+  });
+
+  test("a directory that holds a run is refused without resume, and stays as it is", async () => {
+    await train(options({ directory, steps: 4 }));
+    const before = logged(directory);
+    await expect(train(options({ directory, steps: 2 }))).rejects.toThrow(
+      /holds a run already \(checkpoint of step 4\): continue it with resume \(--resume\), .*--replace/,
+    );
+    expect(logged(directory)).toEqual(before);
+    expect(existsSync(join(directory, "checkpoints/step-4"))).toBe(true);
+  });
+
+  test("the checkpoint just written is never removed", async () => {
+    const o = options({ directory, steps: 2, keep: 0 });
+    mkdirSync(join(directory, "checkpoints"));
+    const { checkpoint } = await train(o);
+    expect(existsSync(join(checkpoint!, "state.safetensors"))).toBe(true);
   });
 
   test("nothing trainable is refused", async () => {

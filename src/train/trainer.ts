@@ -37,7 +37,7 @@ export interface TrainOptions {
   evaluate?(step: number): Promise<Readonly<Record<string, number>>>;
   /** Recorded in run.json beside what the trainer knows itself. */
   config?: Readonly<Record<string, unknown>>;
-  /** Continue from the newest checkpoint of `directory`. */
+  /** Continue from the newest checkpoint of `directory`. Without it the directory must not hold a run. */
   resume?: boolean;
   /** Ends the run after the present step, with a checkpoint. */
   signal?: AbortSignal;
@@ -93,6 +93,14 @@ class Trainer {
 
   constructor(options: TrainOptions) {
     this.#o = options;
+    this.#run = options.directory === undefined ? undefined : new RunDirectory(options.directory);
+    // Two runs in one directory would mix their metrics and remove each other's checkpoints.
+    const older = options.resume ? undefined : this.#run?.latestCheckpoint();
+    if (older)
+      throw new EspalierError(
+        "run-exists",
+        `${options.directory} holds a run already (checkpoint of step ${older.step}): continue it with resume (--resume), remove it first (--replace), or give another directory.`,
+      );
     this.#accumulate = options.accumulate ?? 1;
     const methods = options.methods ?? [];
     applyWeights(options.model, methods);
@@ -109,7 +117,6 @@ class Trainer {
       ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }),
     };
     this.#accumulator = this.#accumulate > 1 ? new Accumulator(this.#stepOptions) : undefined;
-    this.#run = options.directory === undefined ? undefined : new RunDirectory(options.directory);
   }
 
   async run(): Promise<TrainResult> {
