@@ -1,5 +1,8 @@
-import { describe } from "vitest";
-import { checkOp, checkRejects, checkSymbolic, ids, values } from "../../tests/ops/harness.ts";
+import { describe, expect, test } from "vitest";
+import { checkOp, checkRejects, checkSymbolic, expectClose, host, ids, numbers, runOnce, values } from "../../tests/ops/harness.ts";
+import { providers } from "../../tests/ops/providers.ts";
+import { grad } from "../autodiff/index.ts";
+import { trace } from "../graph/index.ts";
 import * as ops from "./index.ts";
 
 const logits = values([3, 4], [1, 2, 3, 4, 0.5, -1, 0, 2, 1, 1, -2, 0.25]);
@@ -35,6 +38,50 @@ describe("crossEntropy", () => {
     fn: (i) => ops.crossEntropy(i.logits, i.t),
     expected: [0],
   });
+  for (const provider of providers) {
+    for (const labelSmoothing of [0, 0.2]) {
+      test(`ignored targets give exactly 0 whatever their logits are, smoothing ${labelSmoothing}, on ${provider}`, async () => {
+        const infinite = Number.POSITIVE_INFINITY;
+        const rows = [
+          [-infinite, 1, 2],
+          [-infinite, -infinite, -infinite],
+          [1, 2, 3],
+          [infinite, infinite, 0],
+          [0, 0, Number.NaN],
+          [0, infinite, 1],
+        ];
+        const traced = trace(
+          {
+            x: { dtype: "float32", shape: [6, 3] },
+            t: { dtype: "int64", shape: [6] },
+            w: { dtype: "float32", shape: [6] },
+          },
+          ({ x, t, w }) => {
+            const { losses } = ops.crossEntropyPerTarget(x, t, { labelSmoothing, weights: w });
+            const [d, dw] = grad(ops.sum(losses), [x, w]);
+            // The gradient's own gradient, through the same rows.
+            const [second] = grad(ops.sumOfSquares(d!), [x]);
+            return { losses, loss: ops.crossEntropy(x, t, { labelSmoothing, weights: w }), d: d!, dw: dw!, second: second! };
+          },
+        );
+        const { losses, loss, d, dw, second } = await runOnce(provider, traced, {
+          x: host(values([6, 3], rows.flat()), "float32"),
+          t: host(ids([6], -100, -100, 1, -100, -100, -100), "float32"),
+          w: host(values([6], [1, 1, 1, 1, infinite, 1]), "float32"),
+        });
+        const lse = Math.log(Math.exp(1) + Math.exp(2) + Math.exp(3));
+        const counted = lse - 2; // the smoothed target's mean logit is 2 too
+        expectClose(numbers(losses!), [0, 0, counted, 0, 0, 0], 1e-6, "losses");
+        expectClose(numbers(loss!), [counted], 1e-6, "mean");
+        expectClose(numbers(dw!), [0, 0, counted, 0, 0, 0], 1e-6, "gradient for the weights");
+        const slopes = [1, 2, 3].map((v, i) => Math.exp(v - lse) - (i === 1 ? 1 - labelSmoothing : 0) - labelSmoothing / 3);
+        expectClose(numbers(d!), [...Array<number>(6).fill(0), ...slopes, ...Array<number>(9).fill(0)], 1e-6, "gradient");
+        expect(numbers(second!).map((v, i) => (i >= 6 && i < 9 ? Number.isFinite(v) && v !== 0 : v === 0))).toEqual(
+          Array<boolean>(18).fill(true),
+        );
+      });
+    }
+  }
   checkOp("label smoothing", {
     inputs: { logits, t: ids([3], 3, -100, 1) },
     fn: (i) => ops.crossEntropy(i.logits, i.t, { labelSmoothing: 0.2 }),

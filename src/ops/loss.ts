@@ -1,7 +1,7 @@
-import { dimsEqual, shapesEqual, type Tensor } from "../graph/index.ts";
-import { defineOp, shapeError } from "./define.ts";
-import { add, cast, div, equal, exp, logicalNot, mul, neg, sub, where } from "./elementwise.ts";
-import { int64s, node, scalar } from "./emission.ts";
+import { dimsEqual, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
+import { defineOp, type Op, shapeError } from "./define.ts";
+import { add, cast, div, equal, exp, logicalNot, logicalOr, mul, neg, sub, where } from "./elementwise.ts";
+import { dims, int64s, node, scalar } from "./emission.ts";
 import { gatherElements, scatterElementsAdd } from "./indexing.ts";
 import { squeeze, unsqueeze } from "./movement.ts";
 import { mean, sum } from "./reduce.ts";
@@ -15,23 +15,27 @@ export interface CrossEntropyOptions {
   weights?: Tensor;
 }
 
-const crossEntropyOp = defineOp<{ logits: Tensor; targets: Tensor; weights: Tensor }, { smoothing: number }>({
+type CrossEntropyInputs = { logits: Tensor; targets: Tensor; weights: Tensor; counted: Tensor };
+
+const crossEntropyOp = defineOp<CrossEntropyInputs, { smoothing: number }>({
   name: "CrossEntropy",
   type: ({ logits, targets }) => [
     { dtype: logits.dtype, shape: targets.shape },
     { dtype: logits.dtype, shape: logits.shape },
   ],
-  emit: ({ logits, targets, weights }, { smoothing }, { inputs: { logits: x } }) => {
+  // Ignored targets are left out by selection: their loss may be infinite or not a number, and no factor makes that 0.
+  emit: ({ logits, targets, weights, counted }, { smoothing }, { inputs: { logits: x } }) => {
     const logProbabilities = node("LogSoftmax", [logits], { axis: -1 });
     const picked = node("GatherElements", [logProbabilities, node("Unsqueeze", [targets, int64s([-1])])], { axis: -1 });
     const nll = node("Neg", [node("Squeeze", [picked, int64s([-1])])]);
-    if (smoothing === 0) return [node("Mul", [nll, weights]), logProbabilities];
+    const weighted = (loss: typeof nll) => node("Where", [counted, node("Mul", [loss, weights]), scalar(x.dtype, 0)]);
+    if (smoothing === 0) return [weighted(nll), logProbabilities];
     const uniform = node("ReduceMean", [logProbabilities, int64s([-1])], { keepdims: 0 });
     const smoothed = node("Sub", [node("Mul", [nll, scalar(x.dtype, 1 - smoothing)]), node("Mul", [uniform, scalar(x.dtype, smoothing)])]);
-    return [node("Mul", [smoothed, weights]), logProbabilities];
+    return [weighted(smoothed), logProbabilities];
   },
   // d logits = (softmax − target distribution) · weight · dy, with one scatter in place of a dense one-hot
-  grad: ({ logits, targets, weights, outputs }, dy, { smoothing }, [, dLogProbabilities]) => {
+  grad: ({ logits, targets, weights, counted, outputs }, dy, { smoothing }, [, dLogProbabilities]) => {
     const scale = unsqueeze(mul(dy, weights), -1);
     const logProbabilities = outputs[1]!;
     const probabilities = exp(logProbabilities);
@@ -41,13 +45,35 @@ const crossEntropyOp = defineOp<{ logits: Tensor; targets: Tensor; weights: Tens
     const further = dLogProbabilities && sub(dLogProbabilities, mul(probabilities, sum(dLogProbabilities, -1, { keepDims: true })));
     const nll = neg(squeeze(gatherElements(logProbabilities, unsqueeze(targets, -1)), -1));
     const loss = smoothing === 0 ? nll : sub(mul(nll, 1 - smoothing), mul(mean(logProbabilities, -1), smoothing));
-    return { logits: further ? add(direct, further) : direct, weights: mul(dy, loss) };
+    // A weight of 0 leaves NaN in a row that has no probabilities, such as one of −∞ alone. Such rows are rare: they alone are written again.
+    const undefinedRows = logicalNot(logicalOr(counted, equal(mul(nll, 0), 0)));
+    return {
+      logits: clearRowsOp({ x: further ? add(direct, further) : direct, rows: undefinedRows }, {}),
+      weights: where(counted, mul(dy, loss), 0),
+    };
   },
+});
+
+/** `x` [..., width] with zeros in the rows that `rows` [...] chooses. On a processor it writes those alone, where x is read by nothing else. */
+const clearRowsOp: Op<{ x: Tensor; rows: Tensor }, object> = defineOp<{ x: Tensor; rows: Tensor }, object>({
+  name: "ClearRows",
+  type: ({ x }) => ({ dtype: x.dtype, shape: x.shape }),
+  emit: ({ x, rows }, _attrs, { inputs, provider }) => {
+    const zero = scalar(inputs.x.dtype, 0);
+    if (provider !== "cpu" && provider !== "wasm") return node("Where", [node("Unsqueeze", [rows, int64s([-1])]), zero, x]);
+    const width = inputs.x.shape.at(-1)!;
+    const count = sizeOf(inputs.rows.shape);
+    const places = node("Transpose", [node("NonZero", [node("Reshape", [rows, dims([count])])])], { perm: [1, 0] });
+    const size = node("Concat", [node("Shape", [places], { start: 0, end: 1 }), dims([width])], { axis: 0 });
+    const cleared = node("ScatterND", [node("Reshape", [x, dims([count, width])]), places, node("Expand", [zero, size])]);
+    return node("Reshape", [cleared, dims(inputs.x.shape)]);
+  },
+  grad: ({ rows }, dy) => ({ x: clearRowsOp({ x: dy, rows }, {}) }),
 });
 
 /**
  * Cross-entropy of `logits` [..., classes] against int64 `targets` [...]: one loss per target, and the weight it carries.
- * Ignored targets give exactly 0 with exactly zero gradient.
+ * Ignored targets give exactly 0 with exactly zero gradient, whatever their logits.
  */
 export function crossEntropyPerTarget(
   logits: Tensor,
@@ -65,10 +91,9 @@ export function crossEntropyPerTarget(
       "weights must have the dtype of the logits and the shape of the targets",
     );
   const counted = logicalNot(equal(targets, options.ignoreIndex ?? -100));
-  const present = cast(counted, logits.dtype);
-  const weights = given ? mul(present, given) : present;
+  const weights = given ? where(counted, given, 0) : cast(counted, logits.dtype);
   return {
-    losses: crossEntropyOp({ logits, targets: where(counted, targets, 0), weights }, { smoothing: options.labelSmoothing ?? 0 }),
+    losses: crossEntropyOp({ logits, targets: where(counted, targets, 0), weights, counted }, { smoothing: options.labelSmoothing ?? 0 }),
     weights,
   };
 }

@@ -1,6 +1,8 @@
-import { describe } from "vitest";
-import { checkOp, checkRejects, checkSymbolic, ids, sample, values } from "../../tests/ops/harness.ts";
-import type { Tensor } from "../graph/index.ts";
+import { describe, test } from "vitest";
+import { checkOp, checkRejects, checkSymbolic, expectClose, host, ids, numbers, runOnce, sample, values } from "../../tests/ops/harness.ts";
+import { providers } from "../../tests/ops/providers.ts";
+import { grad } from "../autodiff/index.ts";
+import { type Tensor, trace } from "../graph/index.ts";
 import * as ops from "./index.ts";
 import type { ReduceOptions } from "./reduce.ts";
 
@@ -79,6 +81,25 @@ describe("logSumExp", () => {
     expected: [1000 + Math.LN2],
     gradient: false,
   });
+  for (const provider of providers) {
+    test(`rows of −∞ and +∞ on ${provider}`, async () => {
+      const infinite = Number.POSITIVE_INFINITY;
+      const rows = values([4, 2], [-infinite, -infinite, 1, -infinite, infinite, 0, 3, 3]);
+      const traced = trace({ x: { dtype: "float32", shape: [4, 2] } }, ({ x }) => {
+        const y = ops.logSumExp(x);
+        return { y, d: grad(y, [x], ops.fill([4], 2))[0]! };
+      });
+      const { y, d } = await runOnce(provider, traced, { x: host(rows, "float32") });
+      expectClose(numbers(y!), [-infinite, 1, infinite, 3 + Math.LN2], 1e-6, "value");
+      // (At +∞ there is no gradient.)
+      expectClose(
+        numbers(d!).filter((_, i) => i < 4 || i > 5),
+        [0, 0, 2, 0, 1, 1],
+        1e-6,
+        "gradient",
+      );
+    });
+  }
 });
 
 describe("argMax, argMin", () => {

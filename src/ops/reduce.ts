@@ -1,6 +1,6 @@
-import { type Dim, dimsEqual, type Shape, sizeOf, type Tensor, type TensorType } from "../graph/index.ts";
+import { type Dim, type DType, dimsEqual, type Shape, sizeOf, type Tensor, type TensorType } from "../graph/index.ts";
 import { defineOp, normalizeAxis, shapeError } from "./define.ts";
-import { add, cast, div, equal, exp, log, mul, stopGradient, sub } from "./elementwise.ts";
+import { add, cast, div, equal, exp, log, maximum, minimum, mul, stopGradient, sub, where } from "./elementwise.ts";
 import { dims, int64s, node, result, scalar } from "./emission.ts";
 import { gatherElementsGradient } from "./indexing.ts";
 import { expand, flip, reshape } from "./movement.ts";
@@ -58,10 +58,18 @@ export const max = reduction("ReduceMax", extremeGradient);
 /** Smallest element over `axes` (default: all). */
 export const min = reduction("ReduceMin", extremeGradient);
 
-/** log Σ eˣ over `axes`, computed without overflow. */
+const largest: Partial<Record<DType, number>> = { float16: 65504, bfloat16: 2 ** 128 - 2 ** 120, float32: 2 ** 128 - 2 ** 104 };
+
+/** log Σ eˣ over `axes`, computed without overflow; −∞ with a gradient of zeros where every x is −∞. */
 export function logSumExp(x: Tensor, axes: Axes = -1, options: ReduceOptions = {}): Tensor {
-  const shift = stopGradient(max(x, axes, { keepDims: true }));
-  const kept = add(log(sum(exp(sub(x, shift)), axes, { keepDims: true })), shift);
+  const top = stopGradient(max(x, axes, { keepDims: true }));
+  // A finite shift: −∞ − −∞ would be NaN.
+  const bound = largest[x.dtype] ?? Number.MAX_VALUE;
+  const shift = minimum(maximum(top, -bound), bound);
+  const total = sum(exp(sub(x, shift)), axes, { keepDims: true });
+  // At least e⁰ = 1, but for a row of −∞.
+  const empty = equal(total, 0);
+  const kept = where(empty, top, add(log(where(empty, 1, total)), shift));
   return options.keepDims ? kept : sum(kept, axes);
 }
 
