@@ -48,6 +48,8 @@ export interface EncodedModel {
   variables: ReadonlyMap<string, Variable>;
   /** New values of variables, by output name. */
   updates: ReadonlyMap<string, Variable>;
+  /** The ONNX operators that occur, in branches too. */
+  opTypes: ReadonlySet<string>;
 }
 
 const opsetVersion = 21;
@@ -75,6 +77,7 @@ class Encoder {
   readonly #emitted = new Map<emission.EmittedNode, string[]>();
   readonly #literals = new Map<string, string>();
   readonly #usedNames = new Set<string>();
+  readonly #opTypes = new Set<string>();
   readonly #initializers: object[] = [];
   /** Nodes of the outermost graph that compute symbolic dims; every branch may read them. */
   readonly #prelude: NodeProto[] = [];
@@ -141,7 +144,15 @@ class Encoder {
       graph: { name: "espalier", node: [...this.#prelude, ...nodes], initializer: this.#initializers, input, output },
     };
     const bytes = onnx.ModelProto.encode(model as never).finish();
-    return { bytes, inputs: this.#inputs, outputs: new Map(Object.entries(outputs)), sentinel, variables: this.#variables, updates };
+    return {
+      bytes,
+      inputs: this.#inputs,
+      outputs: new Map(Object.entries(outputs)),
+      sentinel,
+      variables: this.#variables,
+      updates,
+      opTypes: this.#opTypes,
+    };
   }
 
   #emitGraph(graph: Graph, live: ReadonlySet<Node>, into: NodeProto[], moved: readonly Node[] = []): void {
@@ -215,6 +226,7 @@ class Encoder {
     const output = Array.from({ length: outputCount }, (_, i) => (i === 0 ? name : `${name}:${i}`));
     const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value));
     into.push({ opType, domain, name, input, output, attribute });
+    this.#opTypes.add(opType);
     this.#emitted.set(ref.of, output);
     return output[ref.index]!;
   }
