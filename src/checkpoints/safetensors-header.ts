@@ -46,7 +46,7 @@ const codeOfDtype = Object.fromEntries(Object.entries(dtypeOfCode).map(([code, d
 const legalButUnsupported = new Set(["I16", "U16", "U32", "U64", "C64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"]);
 
 /** Elements of a tensor, or `undefined` when the product leaves the exactly representable integers. */
-export function elementCount(shape: readonly number[]): number | undefined {
+export function safeElementCount(shape: readonly number[]): number | undefined {
   if (shape.includes(0)) return 0;
   const count = shape.reduce((product, dimension) => product * dimension, 1);
   return Number.isSafeInteger(count) ? count : undefined;
@@ -163,7 +163,7 @@ function checkEntry(name: string, value: unknown, dataBytes: number, file: strin
     );
   }
   const [begin, end] = offsets as [number, number];
-  const count = elementCount(shape);
+  const count = safeElementCount(shape);
   if (count === undefined || count * dtypeSize[dtype] !== end - begin) {
     const needed = count === undefined ? "more bytes than any file has" : `${count * dtypeSize[dtype]} bytes`;
     throw new EspalierError(

@@ -5,7 +5,7 @@ import type { FileStorage, Storage } from "../graph/storage.ts";
 import { rawBytes } from "../onnx/index.ts";
 import { readFully, withFile } from "../runtime/stored-values.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
-import { elementCount, encodeHeader, maxHeaderBytes, parseHeader, prefixBytes, quoteName } from "./safetensors-header.ts";
+import { encodeHeader, maxHeaderBytes, parseHeader, prefixBytes, quoteName, safeElementCount } from "./safetensors-header.ts";
 
 /** An open safetensors file: where each tensor lies. No value has been read. */
 export interface SafetensorsFile {
@@ -107,7 +107,7 @@ function checkedByteLength(name: string, storage: Storage, file: string): number
   if (name === "__metadata__") {
     throw new EspalierError("checkpoint-header", `${file}: no tensor can be called "__metadata__", the format reserves it. Rename it.`);
   }
-  const needed = (elementCount(shape) ?? Number.NaN) * dtypeSize[dtype];
+  const needed = (safeElementCount(shape) ?? Number.NaN) * dtypeSize[dtype];
   const held = storage.kind === "file" ? storage.byteLength : storage.data.byteLength;
   if (needed !== held) {
     throw new EspalierError(

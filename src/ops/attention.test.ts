@@ -146,6 +146,12 @@ describe("attention", () => {
     (i) => ops.attention(i.q, i.k, i.v, { mask: i.mask }),
     /Attention.*mask/,
   );
+  checkRejects(
+    "dtype of the values",
+    { q: ["float32", 1, 4, 2, 8], v: ["float16", 1, 4, 2, 8] },
+    (i) => ops.attention(i.q, i.q, i.v),
+    /SoftmaxMatMul\(scores float32 .*, v float16 .*\): scores and v must have one dtype/,
+  );
 });
 
 describe("rotary", () => {
@@ -185,4 +191,12 @@ describe("rotary", () => {
     (i) => ops.rotary(i.x, i.cos, i.sin, i.positions),
     /positions must be int64 \[batch, time\]/,
   );
+  for (const name of ["cos", "sin"]) {
+    checkRejects(
+      `dtype of the table ${name}`,
+      { ...good, [name]: ["float64", 8, 2] },
+      (i) => ops.rotary(i.x, i.cos, i.sin, i.positions),
+      /Rotary.*tables must have the dtype of x/,
+    );
+  }
 });

@@ -20,6 +20,8 @@ const rotaryOp: Op<RotaryInputs, { inverse: boolean }> = defineOp<RotaryInputs, 
       sin.rank === 2 &&
       dimsEqual(sin.shape[1]!, half);
     if (!ok) throw shapeError("Rotary", { x, cos, sin }, "x must be [batch, heads, time, width] and the tables [positions, width/2]");
+    if (cos.dtype !== x.dtype || sin.dtype !== x.dtype)
+      throw shapeError("Rotary", { x, cos, sin }, "the tables must have the dtype of x; cast one of them");
     if (positions.dtype !== "int64" || positions.rank !== 2 || !dimsEqual(positions.shape[1]!, x.shape[2]!))
       throw shapeError("Rotary", { x, positions }, "positions must be int64 [batch, time]");
     return { dtype: x.dtype, shape: x.shape };
@@ -61,6 +63,7 @@ const softmaxMatmulOp = defineOp<{ scores: Tensor; v: Tensor }, object>({
     const batch = broadcastShapes(scores.shape.slice(0, -2), v.shape.slice(0, -2));
     if (!batch || !dimsEqual(scores.shape.at(-1)!, v.shape.at(-2)!))
       throw shapeError("SoftmaxMatMul", { scores, v }, "v must have one row per column of the scores");
+    if (scores.dtype !== v.dtype) throw shapeError("SoftmaxMatMul", { scores, v }, "scores and v must have one dtype; cast one of them");
     return [
       { dtype: v.dtype, shape: [...batch, scores.shape.at(-2)!, v.shape.at(-1)!] },
       { dtype: scores.dtype, shape: scores.shape },

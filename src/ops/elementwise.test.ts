@@ -235,3 +235,12 @@ describe("cast, stopGradient, straightThrough", () => {
   });
   checkRejects("straightThrough", { a: ["float32", 2], b: ["float32", 3] }, (i) => ops.straightThrough(i.a, i.b), /one type and shape/);
 });
+
+describe("logical operators take bools alone", () => {
+  const types = { a: ["bool", 2], n: ["int64", 2], x: ["float32", 2] } as const;
+  checkRejects("logicalAnd", types, (i) => ops.logicalAnd(i.a, i.n), /And\(a bool \[2\], b int64 \[2\]\): both operands must be bool/);
+  checkRejects("logicalAnd of two others", types, (i) => ops.logicalAnd(i.x, i.x), /both operands must be bool/);
+  checkRejects("logicalOr", types, (i) => ops.logicalOr(i.x, i.a), /Or\(.*both operands must be bool/);
+  checkRejects("logicalOr of shapes", { a: ["bool", 2], b: ["bool", 3] }, (i) => ops.logicalOr(i.a, i.b), /do not broadcast/);
+  checkRejects("logicalNot", types, (i) => ops.logicalNot(i.x), /Not\(x float32 \[2\]\): the operand must be bool/);
+});

@@ -80,14 +80,27 @@ function comparison(name: string): (a: Operand, b: Operand) => Tensor {
   const op = defineOp<Binary, object>({ name, type: binaryType(name, "bool"), emit: ({ a, b }) => node(name, [a, b]) });
   return (a, b) => op(pair(a, b), {});
 }
+function connective(name: string): (a: Tensor, b: Tensor) => Tensor {
+  const type = binaryType(name);
+  const op = defineOp<Binary, object>({
+    name,
+    type: ({ a, b }) => {
+      if (a.dtype !== "bool" || b.dtype !== "bool")
+        throw shapeError(name, { a, b }, "both operands must be bool; compare them with something");
+      return type({ a, b });
+    },
+    emit: ({ a, b }) => node(name, [a, b]),
+  });
+  return (a, b) => op({ a, b }, {});
+}
 /** Comparisons give `bool` tensors and have no gradient. */
 export const equal = comparison("Equal");
 export const less = comparison("Less");
 export const greater = comparison("Greater");
 export const lessOrEqual = comparison("LessOrEqual");
 export const greaterOrEqual = comparison("GreaterOrEqual");
-export const logicalAnd = comparison("And");
-export const logicalOr = comparison("Or");
+export const logicalAnd = connective("And");
+export const logicalOr = connective("Or");
 
 type Unary = { x: Tensor };
 
@@ -161,7 +174,15 @@ export const floor = unary("Floor", undefined);
 export const ceil = unary("Ceil", undefined);
 /** To the nearest integer, halves to even. No gradient; see {@link straightThrough}. */
 export const round = unary("Round", undefined);
-export const logicalNot = unary("Not", undefined);
+const notOp = defineOp<Unary, object>({
+  name: "Not",
+  type: ({ x }) => {
+    if (x.dtype !== "bool") throw shapeError("Not", { x }, "the operand must be bool; compare it with something");
+    return { dtype: x.dtype, shape: x.shape };
+  },
+  emit: ({ x }) => node("Not", [x]),
+});
+export const logicalNot = (x: Tensor): Tensor => notOp({ x }, {});
 /** log(1 + eˣ), computed without overflow. */
 export const softplus = unary(
   "Softplus",

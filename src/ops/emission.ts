@@ -1,7 +1,7 @@
 import type { Dim, DType, Graph, Shape, Tensor, TypedArray } from "../graph/index.ts";
 
 /** Execution providers of ONNX Runtime that a graph can be emitted for, and `onnx`: standard operators only, for any reader of ONNX. */
-export type Provider = "cpu" | "wasm" | "webgpu" | "cuda" | "onnx";
+export type Provider = "cpu" | "wasm" | "webgpu" | "onnx";
 
 /** An attribute of an ONNX node. Integers and floats are told apart by wrapping floats in {@link float}. */
 export type Attribute =

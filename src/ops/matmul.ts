@@ -34,7 +34,7 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, Attrs>({
   emit: ({ a, b }, { transposeA, transposeB, alpha }, { inputs, provider }) => {
     if (!transposeA && !transposeB && alpha === 1) return node("MatMul", [a, b]);
     // FusedMatMul runs at the matmul peak without a Transpose node; the WebGPU provider lacks it, and so do other types on the CPU.
-    if (provider !== "webgpu" && provider !== "onnx" && (inputs.a.dtype === "float32" || provider === "cuda"))
+    if (provider !== "webgpu" && provider !== "onnx" && inputs.a.dtype === "float32")
       return node("FusedMatMul", [a, b], { transA: transposeA ? 1 : 0, transB: transposeB ? 1 : 0, alpha: float(alpha) }, contrib);
     const product = node("MatMul", [transposeA ? swapped(a, inputs.a.rank) : a, transposeB ? swapped(b, inputs.b.rank) : b]);
     return alpha === 1 ? product : node("Mul", [product, scalar(inputs.a.dtype, alpha)]);

@@ -16,6 +16,12 @@ describe("rmsNorm", () => {
     (i) => ops.rmsNorm(i.x, i.w),
     /weight must be as long as the last axis/,
   );
+  checkRejects(
+    "rmsNorm of another dtype",
+    { x: ["float16", 2, 3], w: ["float32", 3] },
+    (i) => ops.rmsNorm(i.x, i.w),
+    /RMSNorm.*weight must have the dtype of x/,
+  );
   checkSymbolic("rmsNorm", {
     inputs: { x: ["b", "t", 4], w: [4] },
     sizes: [

@@ -10,6 +10,7 @@ const rmsNormOp = defineOp<{ x: Tensor; weight: Tensor }, { epsilon: number }>({
   type: ({ x, weight }) => {
     if (weight.rank !== 1 || x.rank < 1 || !dimsEqual(weight.shape[0]!, x.shape.at(-1)!))
       throw shapeError("RMSNorm", { x, weight }, "the weight must be as long as the last axis of x");
+    if (weight.dtype !== x.dtype) throw shapeError("RMSNorm", { x, weight }, "the weight must have the dtype of x; cast one of them");
     return [
       { dtype: x.dtype, shape: x.shape },
       { dtype: x.dtype, shape: [...x.shape.slice(0, -1), 1] },
