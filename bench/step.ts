@@ -9,8 +9,8 @@ import { countMatmulFlops } from "../src/ops/index.ts";
 import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { causalLanguageModel } from "../src/train/objectives.ts";
-import { adamW } from "../src/train/optimizers.ts";
-import { prefixed, traceStep } from "../src/train/step.ts";
+import { adamW, oneGroup } from "../src/train/optimizers.ts";
+import { stepFeeds, traceStep } from "../src/train/step.ts";
 import { median, round } from "./machine.ts";
 
 export interface StepBenchOptions {
@@ -38,7 +38,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   const model = new LlamaForCausalLM(config, 1);
   if (options.lora) lora({ rank: 8, targets: ["q_proj", "v_proj"] }).weights!(model);
   const parameters = model.trainableParameters();
-  const optimizer = adamW({ learningRate: 1e-3 }).create(parameters);
+  const optimizer = adamW({ learningRate: 1e-3 }).create(oneGroup(parameters));
   const random = new Random(2);
   const tokens = (): HostTensor =>
     hostTensor(
@@ -50,16 +50,11 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
 
   const memoryBefore = process.memoryUsage().rss;
   const compileStarted = performance.now();
-  const traced = traceStep(batches, { objective: causalLanguageModel(model), parameters, optimizer, maxGradientNorm: 1 });
+  const traced = traceStep(batches, { objective: causalLanguageModel(model), optimizer, maxGradientNorm: 1 });
   const flops = countMatmulFlops(traced);
   const program = await device.compile(traced);
   const compileSeconds = (performance.now() - compileStarted) / 1000;
-  const step = async (n: number) => {
-    const scalars = Object.entries(prefixed(optimizer.scalars(n, 1e-3))).map(
-      ([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))] as const,
-    );
-    return program.run({ ...batches, ...Object.fromEntries(scalars) });
-  };
+  const step = (n: number) => program.run({ ...batches, ...stepFeeds(optimizer, { learningRate: 1e-3, updates: () => n }) });
   await step(1);
   await step(2);
   const peak = await MatmulPeak.create(cpu());

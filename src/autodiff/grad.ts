@@ -31,7 +31,7 @@ export function vjp(
   const gradients = new Map<Tensor, Tensor>();
   const accumulate = (t: Tensor, g: Tensor) => {
     const sofar = gradients.get(t);
-    gradients.set(t, sofar ? add(sofar, g) : g);
+    gradients.set(t, sofar ? atPath(t.node.path, () => add(sofar, g)) : g);
   };
   for (const [i, t] of outputs.entries()) if (seeds[i] && (onPath.has(t.node) || wrt.includes(t))) accumulate(t, seeds[i]);
 

@@ -8,7 +8,7 @@
  * Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import { type Dim, EspalierError, mulDims, Random, read, type Tensor, Variable } from "../graph/index.ts";
+import { atPath, type Dim, EspalierError, mulDims, Random, read, type Tensor, Variable } from "../graph/index.ts";
 import { Embedding, floats, type Initializer, type Layer, Linear, Module, normal, RMSNorm } from "../nn/index.ts";
 import {
   add,
@@ -231,7 +231,7 @@ export class LlamaForCausalLM extends Module {
 
   /** hidden [..., width] → [..., vocabulary]. */
   logits(hidden: Tensor): Tensor {
-    return this.lm_head ? this.lm_head.forward(hidden) : linear(hidden, this.model.embed_tokens.weight.value);
+    return this.lm_head ? this.lm_head.forward(hidden) : atPath("lm_head", () => linear(hidden, this.model.embed_tokens.weight.value));
   }
 }
 

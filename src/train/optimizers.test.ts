@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { type Tensor, trace } from "../graph/index.ts";
+import { assign, type Tensor, trace } from "../graph/index.ts";
 import { floats, Parameter } from "../nn/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
-import { adamW, type Optimizer, sgd } from "./optimizers.ts";
+import { adamW, type Optimizer, oneGroup, sgd } from "./optimizers.ts";
 
 /** 20 steps of PyTorch's optimizers on given gradients, in float64; see tests/fixtures/README.md. */
 interface Reference {
@@ -24,15 +24,16 @@ async function runOptimizer(optimizer: Optimizer & { learningRate: number }): Pr
     p.name = name;
     return p;
   });
-  const state = optimizer.create(parameters);
-  const scalarNames = Object.keys(state.scalars(1, 0));
+  const groups = oneGroup(parameters);
+  const state = optimizer.create(groups);
+  const scalarNames = Object.keys(state.scalars(groups[0]!, 1, 0));
   const types = Object.fromEntries([
     ...parameters.map((p) => [`gradient.${p.name}`, { dtype: "float32", shape: p.shape }] as const),
     ...scalarNames.map((n) => [n, { dtype: "float32", shape: [] }] as const),
   ]);
   const program = await device.compile(
     trace(types, (inputs: Record<string, Tensor>) => {
-      for (const p of parameters) state.update(p, inputs[`gradient.${p.name}`]!, inputs);
+      for (const p of parameters) for (const [v, next] of state.update(p, inputs[`gradient.${p.name}`]!, inputs)) assign(v, next);
       return { done: inputs[scalarNames[0]!]! };
     }),
   );
@@ -42,7 +43,7 @@ async function runOptimizer(optimizer: Optimizer & { learningRate: number }): Pr
       ...parameters.map(
         (p) => [`gradient.${p.name}`, hostTensor("float32", p.shape, Float32Array.from(gradients[p.name as "weight"]))] as const,
       ),
-      ...Object.entries(state.scalars(i + 1, optimizer.learningRate)).map(
+      ...Object.entries(state.scalars(groups[0]!, i + 1, optimizer.learningRate)).map(
         ([n, v]) => [n, hostTensor("float32", [], Float32Array.of(v))] as const,
       ),
     ]);
@@ -75,4 +76,35 @@ describe("optimizers give PyTorch's numbers over 20 steps", () => {
       }
     });
   }
+});
+
+describe("groups", () => {
+  const parameter = (name: string) => {
+    const p = new Parameter([2, 2], () => floats([2, 2], new Float32Array(4).fill(1)));
+    p.name = name;
+    return p;
+  };
+
+  test("have scalars of their own: number of updates and weight decay", () => {
+    const [a, b] = [
+      { name: "a", parameters: [parameter("a")] },
+      { name: "b", parameters: [parameter("b")], weightDecay: 0.5 },
+    ];
+    const state = adamW({ learningRate: 1, weightDecay: 0.1, betas: [0.9, 0.99] }).create([a, b]);
+    // Bias correction: lr·(1−β₁)/(1−β₁ᵗ)/c with c = √((1−β₂)/(1−β₂ᵗ)); at the first update everything but the rate cancels.
+    expect(state.scalars(a, 1, 0.01)).toEqual({ stepSize: 0.01, epsilon: 1e-8, decay: 1 - 0.01 * 0.1 });
+    expect(state.scalars(b, 1, 0.01).decay).toBe(1 - 0.01 * 0.5);
+    expect(state.scalars(b, 3, 0.01).stepSize).toBeCloseTo((0.01 * 0.1) / (1 - 0.9 ** 3) / Math.sqrt(0.01 / (1 - 0.99 ** 3)), 12);
+  });
+
+  test("moments are not called what PyTorch calls its own, which have another scale", () => {
+    const names = adamW({ learningRate: 1 })
+      .create(oneGroup([parameter("w")]))
+      .variables.map((v) => v.name);
+    expect(names).toEqual(["w.first_moment", "w.second_moment"]);
+  });
+});
+
+test("nesterov without momentum is refused", () => {
+  expect(() => sgd({ learningRate: 1, nesterov: true })).toThrow(/needs a momentum above 0, got 0/);
 });

@@ -1,6 +1,19 @@
-import { assign, elementCount, type MemoryStorage, read, type Tensor, Variable } from "../graph/index.ts";
+import { EspalierError, elementCount, type MemoryStorage, read, type Tensor, Variable } from "../graph/index.ts";
 import { floats, type Parameter } from "../nn/index.ts";
 import { add, div, mul, sqrt, sub } from "../ops/index.ts";
+
+/** Parameters that share the scalars of their updates: the learning rate, the weight decay and the number of updates so far. */
+export interface ParameterGroup {
+  /** Unique among the groups of a run; empty for the parameters that no method sets apart. */
+  readonly name: string;
+  readonly parameters: readonly Parameter[];
+  /** Factor on the run's learning rate. Default 1. */
+  readonly learningRateFactor?: number;
+  /** In place of the optimizer's weight decay. */
+  readonly weightDecay?: number;
+  /** The run-time gate that the group's updates wait for. Absent: updated at every step. */
+  readonly gate?: string;
+}
 
 /** A rule that turns gradients into updates. Its arithmetic is part of the training graph. */
 export interface Optimizer {
@@ -8,17 +21,27 @@ export interface Optimizer {
   /** Options with their defaults filled in, as recorded in the run. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Allocates the state for these parameters. */
-  create(parameters: readonly Parameter[]): OptimizerState;
+  create(groups: readonly ParameterGroup[]): OptimizerState;
 }
 
 export interface OptimizerState {
+  readonly groups: readonly ParameterGroup[];
   /** Moments and the like, saved in every checkpoint; names are `<parameter>.<moment>`. */
   readonly variables: readonly Variable[];
-  /** Scalars that depend on the step (counted from 1) and its learning rate, computed on the host in double precision and fed to each run. */
-  scalars(step: number, learningRate: number): Record<string, number>;
-  /** Traces the update of one parameter; `scalars` are float32 tensors under the names above. */
-  update(parameter: Parameter, gradient: Tensor, scalars: Readonly<Record<string, Tensor>>): void;
+  /**
+   * Scalars of a group's update, computed on the host in double precision and fed to each run. `step` counts the updates of this group from 1, this
+   * one included: a group that was added late or skipped steps has a bias correction of its own. The learning rate is the group's.
+   */
+  scalars(group: ParameterGroup, step: number, learningRate: number): Record<string, number>;
+  /**
+   * Traces the update of one parameter: what it and its moments become. The caller assigns them, so that an update may stand inside a run-time gate.
+   * `scalars` are float32 tensors under the names above.
+   */
+  update(parameter: Parameter, gradient: Tensor, scalars: Readonly<Record<string, Tensor>>): ReadonlyMap<Variable, Tensor>;
 }
+
+/** The usual case: one group of all parameters. */
+export const oneGroup = (parameters: readonly Parameter[]): readonly ParameterGroup[] => [{ name: "", parameters }];
 
 const zeroState = (parameter: Parameter, moment: string) => {
   const { shape } = parameter;
@@ -28,6 +51,13 @@ const zeroState = (parameter: Parameter, moment: string) => {
     (): MemoryStorage => floats(shape, new Float32Array(elementCount(shape))),
   );
 };
+
+/** Every parameter's weight decay: its group's, or the optimizer's; 0 for those that do not decay. */
+const weightDecays = (
+  groups: readonly ParameterGroup[],
+  { weightDecay, decays }: { weightDecay: number; decays: (parameter: Parameter) => boolean },
+): ReadonlyMap<Parameter, number> =>
+  new Map(groups.flatMap((g) => g.parameters.map((p) => [p, decays(p) ? (g.weightDecay ?? weightDecay) : 0] as const)));
 
 export interface AdamWOptions {
   /** Peak learning rate; a schedule scales it. */
@@ -46,7 +76,8 @@ const isMatrix = (parameter: Parameter): boolean => parameter.shape.length > 1;
 
 /**
  * Adam with decoupled weight decay and bias correction (Loshchilov and Hutter, "Decoupled Weight Decay Regularization").
- * The moments are kept divided by (1 − β), which saves two passes over every parameter: m = (1 − β₁)·M, v = (1 − β₂)·V.
+ * `first_moment` is PyTorch's exp_avg divided by (1 − β₁) and `second_moment` its exp_avg_sq divided by (1 − β₂): m = (1 − β₁)·M, v = (1 − β₂)·V.
+ * That saves two passes over every parameter.
  */
 export function adamW(options: AdamWOptions): Optimizer & { learningRate: number } {
   const resolved = { betas: [0.9, 0.999] as const, epsilon: 1e-8, weightDecay: 0, decays: isMatrix, ...options };
@@ -55,28 +86,34 @@ export function adamW(options: AdamWOptions): Optimizer & { learningRate: number
     name: "adamw",
     learningRate: resolved.learningRate,
     options: resolved,
-    create(parameters) {
-      const first = new Map(parameters.map((p) => [p, zeroState(p, "exp_avg")]));
-      const second = new Map(parameters.map((p) => [p, zeroState(p, "exp_avg_sq")]));
+    create(groups) {
+      const parameters = groups.flatMap((g) => g.parameters);
+      const first = new Map(parameters.map((p) => [p, zeroState(p, "first_moment")]));
+      const second = new Map(parameters.map((p) => [p, zeroState(p, "second_moment")]));
+      const decayOf = weightDecays(groups, resolved);
       return {
+        groups,
         variables: parameters.flatMap((p) => [first.get(p)!, second.get(p)!]),
-        scalars(step, learningRate) {
+        scalars({ weightDecay = resolved.weightDecay }, step, learningRate) {
           // p −= lr·m̂/(√v̂ + ε) with m̂ = M·(1−β₁)/(1−β₁ᵗ) and √v̂ = √V·c  ⇒  p −= M·(lr·(1−β₁)/(1−β₁ᵗ)/c) / (√V + ε/c)
           const c = Math.sqrt((1 - beta2) / (1 - beta2 ** step));
           return {
             stepSize: (learningRate * (1 - beta1)) / (1 - beta1 ** step) / c,
             epsilon: resolved.epsilon / c,
-            decay: 1 - learningRate * resolved.weightDecay,
+            decay: 1 - learningRate * weightDecay,
           };
         },
         update(parameter, gradient, { stepSize, epsilon, decay }) {
           const [m, v] = [first.get(parameter)!, second.get(parameter)!];
           const nextM = add(mul(read(m), beta1), gradient);
           const nextV = add(mul(read(v), beta2), mul(gradient, gradient));
-          assign(m, nextM);
-          assign(v, nextV);
-          const decayed = resolved.weightDecay > 0 && resolved.decays(parameter) ? mul(parameter.value, decay!) : parameter.value;
-          assign(parameter, sub(decayed, div(mul(nextM, stepSize!), add(sqrt(nextV), epsilon!))));
+          const decayed = decayOf.get(parameter)! > 0 ? mul(parameter.value, decay!) : parameter.value;
+          const next = sub(decayed, div(mul(nextM, stepSize!), add(sqrt(nextV), epsilon!)));
+          return new Map<Variable, Tensor>([
+            [m, nextM],
+            [v, nextV],
+            [parameter, next],
+          ]);
         },
       };
     },
@@ -97,26 +134,33 @@ export interface SgdOptions {
 /** Stochastic gradient descent with PyTorch's momentum: b ← μ·b + g, p ← p − lr·b. */
 export function sgd(options: SgdOptions): Optimizer & { learningRate: number } {
   const resolved = { momentum: 0, nesterov: false, weightDecay: 0, decays: isMatrix, ...options };
-  const { momentum, nesterov, weightDecay, decays } = resolved;
+  const { momentum, nesterov } = resolved;
+  if (nesterov && !(momentum > 0))
+    throw new EspalierError("bad-option", `sgd: nesterov looks ahead along the momentum, so it needs a momentum above 0, got ${momentum}.`);
   return {
     name: "sgd",
     learningRate: resolved.learningRate,
     options: resolved,
-    create(parameters) {
+    create(groups) {
+      const parameters = groups.flatMap((g) => g.parameters);
       const buffers = new Map(momentum === 0 ? [] : parameters.map((p) => [p, zeroState(p, "momentum_buffer")] as const));
+      const decayOf = weightDecays(groups, resolved);
       return {
+        groups,
         variables: [...buffers.values()],
-        scalars: (_step, learningRate) => ({ learningRate }),
+        scalars: (_group, _step, learningRate) => ({ learningRate }),
         update(parameter, rawGradient, { learningRate }) {
-          const gradient = weightDecay > 0 && decays(parameter) ? add(rawGradient, mul(parameter.value, weightDecay)) : rawGradient;
+          const next = new Map<Variable, Tensor>();
+          const decay = decayOf.get(parameter)!;
+          const gradient = decay > 0 ? add(rawGradient, mul(parameter.value, decay)) : rawGradient;
           const buffer = buffers.get(parameter);
           let direction = gradient;
           if (buffer) {
-            const next = add(mul(read(buffer), momentum), gradient);
-            assign(buffer, next);
-            direction = nesterov ? add(gradient, mul(next, momentum)) : next;
+            const velocity = add(mul(read(buffer), momentum), gradient);
+            next.set(buffer, velocity);
+            direction = nesterov ? add(gradient, mul(velocity, momentum)) : velocity;
           }
-          assign(parameter, sub(parameter.value, mul(direction, learningRate!)));
+          return next.set(parameter, sub(parameter.value, mul(direction, learningRate!)));
         },
       };
     },

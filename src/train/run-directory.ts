@@ -1,12 +1,27 @@
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { makeDirectory, openSafetensors, readJsonObject, writeFileAtomically, writeJson, writeSafetensors } from "../checkpoints/index.ts";
+import {
+  makeDirectory,
+  openSafetensors,
+  readJsonObject,
+  readStorage,
+  writeFileAtomically,
+  writeJson,
+  writeSafetensors,
+} from "../checkpoints/index.ts";
 import { EspalierError, isFloat, type MemoryStorage, type Variable } from "../graph/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { sweepRun } from "./run-files.ts";
 
-const stateSchema = z.object({ step: z.int().nonnegative(), tokens: z.int().nonnegative() });
+const stateSchema = z.object({
+  step: z.int().nonnegative(),
+  tokens: z.int().nonnegative(),
+  /** For each gate, how often it was open. */
+  updates: z.record(z.string(), z.int().nonnegative()).default({}),
+  /** What methods keep on the host. */
+  methods: z.array(z.object({ name: z.string(), state: z.unknown() })).default([]),
+});
 
 /** The position of a run, beside its tensors. */
 export type TrainerState = z.output<typeof stateSchema>;
@@ -46,6 +61,11 @@ export class RunDirectory {
         },
       );
     }
+  }
+
+  /** Logs what the held-out data say of the weights after `step`; 0 for those before training. */
+  logEvaluation(step: number, metrics: Readonly<Record<string, number>>): void {
+    this.log({ step, ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval.${name}`, value])) });
   }
 
   /** Drops the metrics of steps after `step`: a resumed run writes them again. */
@@ -143,7 +163,8 @@ export class RunDirectory {
           `${path}: "${v.name}" is ${stored.dtype} [${stored.shape.join(", ")}] in the checkpoint and ${v.dtype} [${v.shape.join(", ")}] in this run; it was written by a run with other options.`,
         );
       device.release(v);
-      v.storage = stored;
+      // In memory: this checkpoint's files will make room for newer ones.
+      v.storage = { kind: "memory", dtype: v.dtype, shape: v.shape, data: readStorage(stored) };
     }
     const file = join(path, "trainer.json");
     const state = stateSchema.safeParse(readJsonObject(file));

@@ -1,6 +1,7 @@
 import { grad } from "../autodiff/index.ts";
 import {
   assign,
+  atPath,
   EspalierError,
   type MemoryStorage,
   read,
@@ -11,67 +12,146 @@ import {
   Variable,
 } from "../graph/index.ts";
 import { floats, inTraining, type Parameter } from "../nn/index.ts";
-import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, where } from "../ops/index.ts";
+import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
+import { type HostTensor, hostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives.ts";
-import type { OptimizerState } from "./optimizers.ts";
+import type { OptimizerState, ParameterGroup } from "./optimizers.ts";
 
 export interface StepOptions {
   objective: Objective;
-  parameters: readonly Parameter[];
+  /** Says which parameters are trained, in which groups and behind which gates. */
   optimizer: OptimizerState;
   /** Gradients are scaled down to this global norm. Absent: not clipped. */
   maxGradientNorm?: number;
 }
 
+/** A gradient for each trained parameter. */
+type Gradients = ReadonlyMap<Parameter, Tensor>;
+type Inputs = Readonly<Record<string, Tensor>>;
+
+/** What a step is fed beside its batch. */
+export interface StepScalars {
+  learningRate: number;
+  /** The number of updates of a group, this one included. */
+  updates(group: ParameterGroup): number;
+  /** The gates that are open in this step. */
+  open?: Readonly<Record<string, boolean>>;
+}
+
+const scalarName = (group: ParameterGroup, scalar: string) => `optimizer.${group.name === "" ? "" : `${group.name}.`}${scalar}`;
+const gateName = (gate: string) => `gate.${gate}`;
+const gatesOf = ({ groups }: OptimizerState): string[] => [...new Set(groups.flatMap(({ gate }) => gate ?? []))];
+
+/** The feeds of one step: every group's scalars, and the gates. */
+export function stepFeeds(optimizer: OptimizerState, { learningRate, updates, open = {} }: StepScalars): Record<string, HostTensor> {
+  const scalars = optimizer.groups.flatMap((group) =>
+    Object.entries(optimizer.scalars(group, updates(group), learningRate * (group.learningRateFactor ?? 1))).map(
+      ([scalar, value]) => [scalarName(group, scalar), hostTensor("float32", [], Float32Array.of(value))] as const,
+    ),
+  );
+  const gates = gatesOf(optimizer).map((gate) => [gateName(gate), hostTensor("bool", [], Uint8Array.of(open[gate] ? 1 : 0))] as const);
+  return Object.fromEntries([...scalars, ...gates]);
+}
+
+const stepInputs = (optimizer: OptimizerState): Record<string, TensorType> =>
+  Object.fromEntries(
+    Object.entries(stepFeeds(optimizer, { learningRate: 0, updates: () => 1 })).map(([name, { dtype, shape }]) => [name, { dtype, shape }]),
+  );
+
+/** The trained parameters by their gate; those without one are always trained. */
+function sections({ groups }: OptimizerState): { gate: string | undefined; groups: ParameterGroup[]; parameters: Parameter[] }[] {
+  return [...new Set(groups.map(({ gate }) => gate))].map((gate) => {
+    const own = groups.filter((group) => group.gate === gate);
+    return { gate, groups: own, parameters: own.flatMap(({ parameters }) => parameters) };
+  });
+}
+
+/** `open()`, inside a run-time gate where there is one. */
+function gated(gate: string | undefined, inputs: Inputs, open: () => Tensor[], closed: () => Tensor[]): readonly Tensor[] {
+  return gate === undefined ? open() : atPath(`optimizer/${gate}`, () => when(inputs[gateName(gate)]!, open, closed));
+}
+
 /** The weight to divide by. A batch in which no target counts has loss 0 and zero gradients, where 0/0 would put NaN into every weight. */
 const divisor = (weight: Tensor): Tensor => where(equal(weight, 0), 1, weight);
 
-const optimizerPrefix = "optimizer.";
-
-/** The optimizer's scalars under the names that the step knows them by. */
-export const prefixed = (scalars: Readonly<Record<string, number>>): Record<string, number> =>
-  Object.fromEntries(Object.entries(scalars).map(([name, v]) => [optimizerPrefix + name, v]));
-
-function scalarTypes(optimizer: OptimizerState): Record<string, TensorType> {
-  return Object.fromEntries(Object.keys(prefixed(optimizer.scalars(1, 0))).map((name) => [name, { dtype: "float32", shape: [] } as const]));
+function gradientsOf(loss: Tensor, optimizer: OptimizerState): Gradients {
+  const parameters = optimizer.groups.flatMap((group) => group.parameters);
+  const gradients = grad(
+    loss,
+    parameters.map((p) => p.value),
+  );
+  return new Map(parameters.map((p, i) => [p, gradients[i]!]));
 }
 
-/** ‖g‖ over all gradients together. Row by row first: ONNX Runtime spreads rows over the threads, but not one large sum. */
-function globalNorm(gradients: readonly Tensor[]): Tensor {
-  const squares = gradients.map((g) => (g.rank > 1 ? sum(sumOfSquares(g, -1)) : sumOfSquares(g)));
-  return sqrt(squares.reduce((a, b) => add(a, b)));
+/** Row by row first: ONNX Runtime spreads rows over the threads, but not one large sum. */
+const square = (g: Tensor): Tensor => atPath("optimizer/clip", () => (g.rank > 1 ? sum(sumOfSquares(g, -1)) : sumOfSquares(g)));
+
+/**
+ * Every gradient and its squared norm, each inside its parameter's gate: so nothing outside the gate reads a gated gradient, and its computation moves
+ * into the gate as well. A closed gate counts 0 and gives the parameter in the gradient's place, which nobody reads: zeros would be one more constant
+ * of the parameter's size.
+ */
+function measure(gradients: Gradients, inputs: Inputs, optimizer: OptimizerState): { gradients: Gradients; norm: Tensor } {
+  const measured = new Map<Parameter, Tensor>();
+  const squares = new Map<Parameter, Tensor>();
+  for (const { gate, parameters } of sections(optimizer)) {
+    const results = gated(
+      gate,
+      inputs,
+      () => [...parameters.map((p) => gradients.get(p)!), ...parameters.map((p) => square(gradients.get(p)!))],
+      () => [...parameters.map((p) => p.value), ...parameters.map(() => fill([], 0))],
+    );
+    for (const [i, p] of parameters.entries()) {
+      measured.set(p, results[i]!);
+      squares.set(p, results[parameters.length + i]!);
+    }
+  }
+  // In the order of the parameters, so that gates change no rounding.
+  const norm = atPath("optimizer/clip", () => sqrt([...gradients.keys()].map((p) => squares.get(p)!).reduce((a, b) => add(a, b))));
+  return { gradients: measured, norm };
 }
 
 /** Clips and applies gradients; returns their norm before clipping. */
-function applyGradients(
-  gradients: readonly Tensor[],
-  inputs: Readonly<Record<string, Tensor>>,
-  { parameters, optimizer, maxGradientNorm }: StepOptions,
-): Tensor {
-  const norm = globalNorm(gradients);
+function applyGradients(raw: Gradients, inputs: Inputs, { optimizer, maxGradientNorm }: StepOptions): Tensor {
+  const { gradients, norm } = measure(raw, inputs, optimizer);
   // The small constant and the order of operations are PyTorch's (clip_grad_norm_).
-  const scale = maxGradientNorm === undefined ? undefined : minimum(div(maxGradientNorm, add(norm, 1e-6)), 1);
-  const scalars = Object.fromEntries(
-    Object.keys(scalarTypes(optimizer)).map((name) => [name.slice(optimizerPrefix.length), inputs[name]!]),
-  );
-  for (const [i, p] of parameters.entries()) optimizer.update(p, scale ? mul(gradients[i]!, scale) : gradients[i]!, scalars);
+  const scale =
+    maxGradientNorm === undefined ? undefined : atPath("optimizer/clip", () => minimum(div(maxGradientNorm, add(norm, 1e-6)), 1));
+  const update = (p: Parameter, scalars: Inputs) =>
+    atPath(p.name, () => [...optimizer.update(p, scale ? mul(gradients.get(p)!, scale) : gradients.get(p)!, scalars)]);
+  for (const { gate, groups } of sections(optimizer)) {
+    const variables: Variable[] = [];
+    const values = gated(
+      gate,
+      inputs,
+      () => {
+        const next = groups.flatMap((group) => group.parameters.flatMap((p) => update(p, scalarsOf(group, inputs, optimizer))));
+        variables.push(...next.map(([v]) => v));
+        return next.map(([, value]) => value);
+      },
+      () => variables.map(read),
+    );
+    for (const [i, v] of variables.entries()) assign(v, values[i]!);
+  }
   return norm;
 }
 
-function requireParameters(parameters: readonly Parameter[]): void {
-  if (parameters.length === 0)
+const scalarsOf = (group: ParameterGroup, inputs: Inputs, optimizer: OptimizerState): Inputs =>
+  Object.fromEntries(Object.keys(optimizer.scalars(group, 1, 0)).map((scalar) => [scalar, inputs[scalarName(group, scalar)]!]));
+
+const traceObjective = (objective: Objective, inputs: Inputs) => inTraining(() => atPath("loss", () => objective.trace(inputs)));
+
+function requireParameters({ groups }: OptimizerState): void {
+  if (groups.every(({ parameters }) => parameters.length === 0))
     throw new EspalierError("nothing-to-train", "No parameter is trainable: add a method such as lora(…), or unfreeze part of the model.");
 }
 
 /** One training step as one graph: loss, gradients, clipping and update. */
-export function traceStep(types: Record<string, TensorType>, options: StepOptions): Traced {
-  requireParameters(options.parameters);
-  return trace({ ...types, ...scalarTypes(options.optimizer) }, (inputs) => {
-    const { total, weight } = inTraining(() => options.objective.trace(inputs));
-    const gradients = grad(
-      div(total, divisor(weight)),
-      options.parameters.map((p) => p.value),
-    );
+export function traceStep(types: Readonly<Record<string, TensorType>>, options: StepOptions): Traced {
+  requireParameters(options.optimizer);
+  return trace({ ...types, ...stepInputs(options.optimizer) }, (inputs) => {
+    const { total, weight } = traceObjective(options.objective, inputs);
+    const gradients = atPath("loss", () => gradientsOf(div(total, divisor(weight)), options.optimizer));
     return { total, weight, gradientNorm: applyGradients(gradients, inputs, options) };
   });
 }
@@ -83,33 +163,49 @@ export class Accumulator {
   readonly #weight = new Variable("accumulated.weight", { dtype: "float32", shape: [] }, () => floats([], new Float32Array(1)));
 
   constructor(options: StepOptions) {
-    requireParameters(options.parameters);
+    requireParameters(options.optimizer);
     this.#options = options;
     const zero = (p: Parameter) => (): MemoryStorage => floats(p.shape, new Float32Array(p.shape.reduce((n, d) => n * d, 1)));
-    this.#sums = new Map(options.parameters.map((p) => [p, new Variable(`accumulated.${p.name}`, p, zero(p))]));
+    const parameters = options.optimizer.groups.flatMap((group) => group.parameters);
+    this.#sums = new Map(parameters.map((p) => [p, new Variable(`accumulated.${p.name}`, p, zero(p))]));
   }
 
-  /** Adds the gradients of one batch's total loss to the sums. */
-  traceBatch(types: Record<string, TensorType>): Traced {
-    return trace(types, (inputs) => {
-      const { total, weight } = inTraining(() => this.#options.objective.trace(inputs));
-      const gradients = grad(
-        total,
-        this.#options.parameters.map((p) => p.value),
+  /** Adds the gradients of one batch's total loss to the sums; those behind a closed gate are not computed. */
+  traceBatch(types: Readonly<Record<string, TensorType>>): Traced {
+    const { optimizer, objective } = this.#options;
+    return trace({ ...types, ...stepInputs(optimizer) }, (inputs) => {
+      const { total, weight } = traceObjective(objective, inputs);
+      const gradients = atPath("loss", () => gradientsOf(total, optimizer));
+      for (const { gate, parameters } of sections(optimizer)) {
+        const variables = parameters.map((p) => this.#sums.get(p)!);
+        const next = gated(
+          gate,
+          inputs,
+          () => parameters.map((p, i) => atPath(p.name, () => add(read(variables[i]!), gradients.get(p)!))),
+          () => variables.map(read),
+        );
+        for (const [i, v] of variables.entries()) assign(v, next[i]!);
+      }
+      assign(
+        this.#weight,
+        atPath("loss", () => add(read(this.#weight), weight)),
       );
-      for (const [i, sumVariable] of [...this.#sums.values()].entries()) assign(sumVariable, add(read(sumVariable), gradients[i]!));
-      assign(this.#weight, add(read(this.#weight), weight));
       return { total, weight };
     });
   }
 
   /** Divides by the total weight, so that the update equals that of one large batch, applies it and clears the sums. */
   traceUpdate(): Traced {
-    return trace(scalarTypes(this.#options.optimizer), (inputs) => {
-      const weight = divisor(read(this.#weight));
-      const gradients = [...this.#sums.values()].map((v) => div(read(v), weight));
+    const { optimizer } = this.#options;
+    return trace(stepInputs(optimizer), (inputs) => {
+      const weight = atPath("loss", () => divisor(read(this.#weight)));
+      const gradients = new Map([...this.#sums].map(([p, v]) => [p, atPath(p.name, () => div(read(v), weight))]));
       const gradientNorm = applyGradients(gradients, inputs, this.#options);
-      for (const v of [...this.#sums.values(), this.#weight]) assign(v, fill(v.shape, 0));
+      for (const v of [...this.#sums.values(), this.#weight])
+        assign(
+          v,
+          atPath("optimizer/clear", () => fill(v.shape, 0)),
+        );
       return { gradientNorm };
     });
   }

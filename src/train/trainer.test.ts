@@ -12,7 +12,8 @@ import { Evaluator } from "./evaluate.ts";
 import { causalLanguageModel } from "./objectives.ts";
 import { adamW } from "./optimizers.ts";
 import { schedule } from "./schedules.ts";
-import { type TrainOptions, train } from "./trainer.ts";
+import type { TrainOptions } from "./train-options.ts";
+import { train } from "./trainer.ts";
 
 const config = llamaConfigSchema.parse({
   vocab_size: 32,

@@ -1,73 +1,13 @@
 import type { BatchSource } from "../data/index.ts";
 import { EspalierError, type Traced, type Variable } from "../graph/index.ts";
-import { type Module, randomInputs } from "../nn/index.ts";
-import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
-import { applyWeights, type Method } from "./method.ts";
-import type { Objective } from "./objectives.ts";
-import type { Optimizer } from "./optimizers.ts";
-import { RunDirectory } from "./run-directory.ts";
-import type { Schedule } from "./schedules.ts";
-import { Accumulator, prefixed, traceStep } from "./step.ts";
-
-export interface TrainOptions {
-  model: Module;
-  objective: Objective;
-  data: BatchSource;
-  device: Device;
-  optimizer: Optimizer & { learningRate: number };
-  /** Factor on the learning rate; default constant. */
-  schedule?: Schedule;
-  /** Optimizer steps in total. */
-  steps: number;
-  methods?: readonly Method[];
-  /** Batches per optimizer step. Default 1. */
-  accumulate?: number;
-  /** Gradients are scaled down to this global norm; Infinity: never. Default 1. */
-  maxGradientNorm?: number;
-  /** Seed of dropout and of methods that draw. Default 0. */
-  seed?: number;
-  /** Run directory; without one nothing is written. */
-  directory?: string;
-  /** Steps between checkpoints. Default: only at the end. */
-  checkpointEvery?: number;
-  /** Checkpoints kept. Default 2. */
-  keep?: number;
-  /** Steps between evaluations; one always follows the last step when `evaluate` is given. */
-  evaluateEvery?: number;
-  evaluate?(step: number): Promise<Readonly<Record<string, number>>>;
-  /** Recorded in run.json beside what the trainer knows itself. */
-  config?: Readonly<Record<string, unknown>>;
-  /** Continue from the newest checkpoint of `directory`. Without it the directory must not hold a run. */
-  resume?: boolean;
-  /** Ends the run after the present step, with a checkpoint. */
-  signal?: AbortSignal;
-  onStep?(report: StepReport): void;
-  onEvaluation?(step: number, metrics: Readonly<Record<string, number>>): void;
-}
-
-export interface StepReport {
-  step: number;
-  steps: number;
-  loss: number;
-  learningRate: number;
-  gradientNorm: number;
-  tokens: number;
-  tokensPerSecond: number;
-  /** Bytes of the process in memory. */
-  memory: number;
-}
-
-export interface TrainResult {
-  steps: number;
-  interrupted: boolean;
-  tokens: number;
-  seconds: number;
-  tokensPerSecond: number;
-  lastLoss: number;
-  peakMemory: number;
-  /** The newest checkpoint, when there is a run directory. */
-  checkpoint?: string;
-}
+import { randomInputs } from "../nn/index.ts";
+import { type HostTensor, hostTensor, type Jit, jitTraced } from "../runtime/index.ts";
+import { applyWeights } from "./method.ts";
+import { MethodSet } from "./method-set.ts";
+import type { OptimizerState, ParameterGroup } from "./optimizers.ts";
+import { RunDirectory, type TrainerState } from "./run-directory.ts";
+import { Accumulator, type StepOptions, stepFeeds, traceStep } from "./step.ts";
+import type { TrainOptions, TrainResult } from "./train-options.ts";
 
 /** Trains the model's unfrozen parameters in place. */
 export async function train(options: TrainOptions): Promise<TrainResult> {
@@ -83,16 +23,23 @@ class Trainer {
   readonly #o: TrainOptions;
   readonly #accumulate: number;
   readonly #data: BatchSource;
-  readonly #optimizer;
+  readonly #optimizer: OptimizerState;
+  readonly #methods: MethodSet;
   readonly #variables: readonly Variable[];
-  readonly #programs = new Map<string, Promise<Program>>();
-  readonly #accumulator: Accumulator | undefined;
+  /** Those of them that outlive the run. */
+  readonly #lasting: readonly Variable[];
+  readonly #stepOptions: StepOptions;
   readonly #run: RunDirectory | undefined;
-  readonly #stepOptions;
-  #update: Promise<Program> | undefined;
+  /** One program for each shape of a batch. */
+  readonly #program: Jit<string, string>;
+  /** With accumulation, the update that follows the last batch. */
+  readonly #update: Jit<string, string> | undefined;
+  #compiled = 0;
+  #state: TrainerState = { step: 0, tokens: 0, updates: {}, methods: [] };
 
   constructor(options: TrainOptions) {
     this.#o = options;
+    const { model, device, methods = [], accumulate = 1, maxGradientNorm = 1 } = options;
     this.#run = options.directory === undefined ? undefined : new RunDirectory(options.directory);
     // Two runs in one directory would mix their metrics and remove each other's checkpoints.
     const older = options.resume ? undefined : this.#run?.latestCheckpoint();
@@ -101,69 +48,89 @@ class Trainer {
         "run-exists",
         `${options.directory} holds a run already (checkpoint of step ${older.step}): continue it with resume (--resume), remove it first (--replace), or give another directory.`,
       );
-    this.#accumulate = options.accumulate ?? 1;
-    const methods = options.methods ?? [];
-    applyWeights(options.model, methods);
-    const objective = methods.reduce((base, m) => m.objective?.(base) ?? base, options.objective);
-    this.#data = methods.reduce((source, m) => m.data?.(source) ?? source, options.data);
-    const parameters = options.model.trainableParameters();
-    this.#optimizer = options.optimizer.create(parameters);
-    this.#variables = [...parameters, ...this.#optimizer.variables];
-    const maxGradientNorm = options.maxGradientNorm ?? 1;
+    this.#accumulate = accumulate;
+    applyWeights(model, methods);
+    const parameters = model.trainableParameters();
+    this.#methods = new MethodSet(methods, parameters);
+    this.#data = this.#methods.data(options.data);
+    this.#optimizer = options.optimizer.create(this.#methods.groups);
+    this.#lasting = [...parameters, ...this.#methods.variables];
+    this.#variables = [...this.#lasting, ...this.#optimizer.variables];
+    refuseDuplicates(this.#variables);
     this.#stepOptions = {
-      objective,
-      parameters,
+      objective: this.#methods.objective(options.objective),
       optimizer: this.#optimizer,
       ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }),
     };
-    this.#accumulator = this.#accumulate > 1 ? new Accumulator(this.#stepOptions) : undefined;
+    const accumulator = accumulate > 1 ? new Accumulator(this.#stepOptions) : undefined;
+    const counted = (trace: () => Traced): Traced => {
+      this.#compiled++;
+      return trace();
+    };
+    this.#program = jitTraced(device, (types) =>
+      counted(() => (accumulator ? accumulator.traceBatch(types) : traceStep(types, this.#stepOptions))),
+    );
+    this.#update = accumulator && jitTraced(device, () => counted(() => accumulator.traceUpdate()));
   }
 
   async run(): Promise<TrainResult> {
-    const { steps, signal, device } = this.#o;
-    const started = performance.now();
-    let { step, tokens } = this.#start();
-    const [firstStep, firstTokens] = [step, tokens];
-    let lastLoss = Number.NaN;
-    let peakMemory = process.memoryUsage().rss;
-    let checkpoint = this.#run?.latestCheckpoint()?.path;
-    const save = () => {
-      if (this.#run) checkpoint = this.#run.saveCheckpoint({ step, tokens }, this.#variables, device, this.#o.keep ?? 2);
-    };
-    // Speed is that of the steps alone: neither compilation nor evaluation counts.
-    let stepping = 0;
-    while (step < steps && !signal?.aborted) {
-      const first = step === firstStep;
-      const before = performance.now();
-      const { loss, gradientNorm, tokens: seen, learningRate, description } = await this.#step(step + 1);
-      const took = performance.now() - before;
-      if (!first) stepping += took;
-      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) this.#stop(step + 1, loss, gradientNorm, description, checkpoint);
-      step++;
-      tokens += seen;
-      lastLoss = loss;
-      const memory = process.memoryUsage().rss;
-      peakMemory = Math.max(peakMemory, memory);
-      const tokensPerSecond = (seen / took) * 1000;
-      this.#run?.log({ step, loss, learningRate, gradientNorm, tokens, tokensPerSecond });
-      this.#o.onStep?.({ step, steps, loss, learningRate, gradientNorm, tokens, tokensPerSecond, memory });
-      if (this.#o.evaluate && (step === steps || (this.#o.evaluateEvery && step % this.#o.evaluateEvery === 0))) {
-        const metrics = await this.#o.evaluate(step);
-        this.#run?.log({ step, ...Object.fromEntries(Object.entries(metrics).map(([k, v]) => [`eval.${k}`, v])) });
-        this.#o.onEvaluation?.(step, metrics);
-      }
-      if (step < steps && this.#o.checkpointEvery && step % this.#o.checkpointEvery === 0) save();
+    try {
+      return await this.#steps();
+    } finally {
+      // After an error too: what was trained until then outlives the device.
+      for (const v of this.#lasting) this.#o.device.persist(v);
     }
-    if (step > firstStep) save();
-    for (const p of this.#stepOptions.parameters) device.persist(p);
-    const seconds = (performance.now() - started) / 1000;
-    const timed = tokens - firstTokens;
-    const perStep = timed / Math.max(1, step - firstStep);
-    const tokensPerSecond = stepping > 0 ? (perStep * (step - firstStep - 1) * 1000) / stepping : timed / seconds;
-    return { steps: step, interrupted: step < steps, tokens, seconds, tokensPerSecond, lastLoss, peakMemory, checkpoint };
   }
 
-  #start(): { step: number; tokens: number } {
+  async #steps(): Promise<TrainResult> {
+    const { steps, signal, device, model } = this.#o;
+    const started = performance.now();
+    this.#start();
+    const state = this.#state;
+    const firstTokens = state.tokens;
+    let lastLoss = Number.NaN;
+    let checkpoint = this.#run?.latestCheckpoint()?.path;
+    let saved = state.step;
+    const save = () => {
+      if (!this.#run || saved === state.step) return;
+      checkpoint = this.#run.saveCheckpoint({ ...state, methods: this.#methods.state() }, this.#variables, device, this.#o.keep ?? 2);
+      saved = state.step;
+    };
+    const timed = { tokens: 0, milliseconds: 0 };
+    while (state.step < steps && !signal?.aborted) {
+      const { loss, gradientNorm, tokens, learningRate, description, milliseconds, warm } = await this.#step(state.step + 1);
+      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) this.#stop(state.step + 1, loss, gradientNorm, description, checkpoint);
+      state.step++;
+      state.tokens += tokens;
+      const { step } = state;
+      lastLoss = loss;
+      if (warm) {
+        timed.tokens += tokens;
+        timed.milliseconds += milliseconds;
+      }
+      const tokensPerSecond = (tokens / milliseconds) * 1000;
+      this.#run?.log({ step, loss, learningRate, gradientNorm, tokens: state.tokens, tokensPerSecond });
+      const memory = process.memoryUsage().rss;
+      const report = { step, steps, loss, learningRate, gradientNorm, tokens: state.tokens, tokensPerSecond, memory };
+      this.#o.onStep?.(report);
+      await this.#methods.afterStep(report, { model, device, objective: this.#stepOptions.objective, data: this.#data });
+      // Before the evaluation, which may fail or be interrupted.
+      if (step === steps || (this.#o.checkpointEvery && step % this.#o.checkpointEvery === 0)) save();
+      if (this.#o.evaluate && (step === steps || (this.#o.evaluateEvery && step % this.#o.evaluateEvery === 0))) {
+        const metrics = await this.#o.evaluate(step);
+        this.#run?.logEvaluation(step, metrics);
+        this.#o.onEvaluation?.(step, metrics);
+      }
+    }
+    save();
+    const seconds = (performance.now() - started) / 1000;
+    const tokensPerSecond = timed.milliseconds > 0 ? (timed.tokens / timed.milliseconds) * 1000 : (state.tokens - firstTokens) / seconds;
+    const peakMemory = process.resourceUsage().maxRSS * 1024;
+    const interrupted = state.step < steps;
+    return { steps: state.step, interrupted, tokens: state.tokens, seconds, tokensPerSecond, lastLoss, peakMemory, checkpoint };
+  }
+
+  #start(): void {
     const { optimizer, methods = [], steps, seed = 0, config, resume } = this.#o;
     this.#run?.sweep();
     const latest = resume ? this.#run?.latestCheckpoint() : undefined;
@@ -172,8 +139,10 @@ class Trainer {
         "nothing-to-resume",
         `${this.#o.directory ?? "The run"} holds no finished checkpoint to resume from; start it without resume.`,
       );
-    const state = latest ? this.#run!.loadCheckpoint(latest.path, this.#variables, this.#o.device) : { step: 0, tokens: 0 };
-    if (!latest) {
+    if (latest) {
+      this.#state = this.#run!.loadCheckpoint(latest.path, this.#variables, this.#o.device);
+      this.#methods.restore(this.#state.methods);
+    } else {
       this.#run?.writeRun({
         ...config,
         objective: this.#o.objective.name,
@@ -186,50 +155,58 @@ class Trainer {
         node: process.version,
       });
     }
-    this.#run?.truncateMetrics(state.step);
-    return state;
+    this.#run?.truncateMetrics(latest ? this.#state.step : -1);
+    if (!latest && this.#o.baseline) this.#run?.logEvaluation(0, this.#o.baseline);
   }
 
   async #step(step: number) {
     const { steps, seed = 0 } = this.#o;
+    const began = performance.now();
+    const compiledBefore = this.#compiled;
+    let compiling = 0;
+    const prepare = async (program: Jit<string, string>, feeds: Readonly<Record<string, HostTensor>>) => {
+      const [before, count] = [performance.now(), this.#compiled];
+      await program.prepare(feeds);
+      if (this.#compiled > count) compiling += performance.now() - before;
+    };
     const learningRate = this.#o.optimizer.learningRate * (this.#o.schedule?.(step, steps) ?? 1);
-    const scalars = prefixed(this.#optimizer.scalars(step, learningRate));
-    const common: Record<string, HostTensor> = Object.fromEntries(
-      Object.entries(scalars).map(([name, v]) => [name, hostTensor("float32", [], Float32Array.of(v))]),
-    );
+    const open = this.#methods.choose(step);
+    const updates = Object.fromEntries(Object.entries(open).map(([gate, on]) => [gate, (this.#state.updates[gate] ?? 0) + (on ? 1 : 0)]));
+    const scalars = stepFeeds(this.#optimizer, {
+      learningRate,
+      // The scalars of a closed gate are not used.
+      updates: ({ gate }: ParameterGroup) => (gate === undefined ? step : Math.max(1, updates[gate]!)),
+      open,
+    });
+    const further = this.#methods.inputs(step);
     let [total, weight, tokens, gradientNorm] = [0, 0, 0, 0];
     const descriptions: string[] = [];
     for (let part = 0; part < this.#accumulate; part++) {
       const index = (step - 1) * this.#accumulate + part;
       const batch = this.#data.batch(index);
-      const feeds = { ...batch.feeds, ...common, ...randomFeeds(seed, index) };
-      const out = await (await this.#program(batch.feeds)).run(feeds);
+      const feeds = { ...batch.feeds, ...further };
+      await prepare(this.#program, feeds);
+      const out = await this.#program(feeds, { ...scalars, ...randomFeeds(seed, index) });
       total += Number(out.total!.data[0]);
       weight += Number(out.weight!.data[0]);
       tokens += batch.tokens;
       descriptions.push(batch.description);
       if (out.gradientNorm) gradientNorm = Number(out.gradientNorm.data[0]);
     }
-    if (this.#accumulator) {
-      this.#update ??= this.#o.device.compile(this.#accumulator.traceUpdate());
-      gradientNorm = Number((await (await this.#update).run(common)).gradientNorm!.data[0]);
+    if (this.#update) {
+      await prepare(this.#update, {});
+      gradientNorm = Number((await this.#update({}, scalars)).gradientNorm!.data[0]);
     }
-    return { loss: weight === 0 ? 0 : total / weight, gradientNorm, tokens, learningRate, description: descriptions.join("; ") };
-  }
-
-  /** The training program for these shapes. */
-  #program(feeds: Readonly<Record<string, HostTensor>>): Promise<Program> {
-    const key = Object.entries(feeds)
-      .map(([name, { dtype, shape }]) => `${name}:${dtype}[${shape}]`)
-      .join(" ");
-    let program = this.#programs.get(key);
-    if (!program) {
-      const types = Object.fromEntries(Object.entries(feeds).map(([name, { dtype, shape }]) => [name, { dtype, shape }]));
-      const traced: Traced = this.#accumulator ? this.#accumulator.traceBatch(types) : traceStep(types, this.#stepOptions);
-      program = this.#o.device.compile(traced);
-      this.#programs.set(key, program);
-    }
-    return program;
+    this.#state.updates = updates;
+    return {
+      loss: weight === 0 ? 0 : total / weight,
+      gradientNorm,
+      tokens,
+      learningRate,
+      description: descriptions.join("; "),
+      milliseconds: performance.now() - began - compiling,
+      warm: this.#compiled === compiledBefore,
+    };
   }
 
   #stop(step: number, loss: number, gradientNorm: number, batch: string, checkpoint: string | undefined): never {
@@ -242,7 +219,17 @@ class Trainer {
   }
 
   async dispose(): Promise<void> {
-    for (const p of [...this.#programs.values(), this.#update]) await (await p?.catch(() => undefined))?.dispose();
+    await this.#program.dispose();
+    await this.#update?.dispose();
+  }
+}
+
+/** Checkpoints know variables by their names. */
+function refuseDuplicates(variables: readonly Variable[]): void {
+  const seen = new Set<string>();
+  for (const { name } of variables) {
+    if (seen.has(name)) throw new EspalierError("duplicate-name", `Two variables of the run are called "${name}"; rename one.`);
+    seen.add(name);
   }
 }
 

@@ -8,7 +8,7 @@ import { MatmulPeak } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { estimateStep } from "../../train/estimate.ts";
 import { causalLanguageModel } from "../../train/objectives.ts";
-import { adamW } from "../../train/optimizers.ts";
+import { adamW, oneGroup } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";
 import { checkLength, integer, list } from "../options.ts";
@@ -54,8 +54,7 @@ export function inspectCommand(): Command {
         { ids: type, targets: type },
         {
           objective: causalLanguageModel(model),
-          parameters,
-          optimizer: adamW({ learningRate: 1e-3 }).create(parameters),
+          optimizer: adamW({ learningRate: 1e-3 }).create(oneGroup(parameters)),
           maxGradientNorm: 1,
         },
       );
