@@ -16,22 +16,18 @@ await runCommand(async () => {
   const data = await prepareSpamData();
   terminal.line(splitTable(data.counts));
 
-  const job = [
-    "--data",
-    data.train,
-    "--eval-data",
-    data.heldOut,
-    "--template",
-    "{text}\n\nThis e-mail is",
-    "--positive",
-    "spam",
-    "--epochs",
-    "2",
-    "--run",
-    "runs/spam",
-    "--replace",
-  ];
-  const flags = parseTrainFlags([...job, ...process.argv.slice(2)]);
+  const job = {
+    "--data": data.train,
+    "--eval-data": data.heldOut,
+    "--template": "{text}\n\nThis e-mail is",
+    "--positive": "spam",
+    // Chosen on a fifth of the training mails, never on the held-out ones.
+    "--max-length": "128",
+    "--learning-rate": "1.5e-3",
+    "--epochs": "3",
+    "--run": "runs/spam",
+  };
+  const flags = parseTrainFlags([...Object.entries(job).flat(), "--replace", ...process.argv.slice(2)]);
   const summary = await runTrain(flags, terminal);
 
   terminal.line();
