@@ -8,6 +8,7 @@ import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
 import { countMatmulFlops } from "../src/ops/index.ts";
 import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
+import { applyWeights } from "../src/train/method.ts";
 import { causalLanguageModel } from "../src/train/objectives.ts";
 import { adamW, oneGroup } from "../src/train/optimizers.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
@@ -36,7 +37,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   });
   const device = cpu(options.profile ? { profile: options.profile } : {});
   const model = new LlamaForCausalLM(config, 1);
-  if (options.lora) lora({ rank: 8, targets: ["q_proj", "v_proj"] }).weights!(model);
+  if (options.lora) applyWeights(model, [lora({ rank: 8, targets: ["q_proj", "v_proj"] })]);
   const parameters = model.trainableParameters();
   const optimizer = adamW({ learningRate: 1e-3 }).create(oneGroup(parameters));
   const random = new Random(2);

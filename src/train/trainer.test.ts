@@ -9,6 +9,7 @@ import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { Evaluator } from "./evaluate.ts";
+import { applyWeights } from "./method.ts";
 import { causalLanguageModel } from "./objectives.ts";
 import { adamW } from "./optimizers.ts";
 import { schedule } from "./schedules.ts";
@@ -104,7 +105,7 @@ describe("training", () => {
   test("the same with dropout: its random numbers are a function of the step", async () => {
     const adapted = (overrides: Partial<TrainOptions>) => {
       const o = options(overrides);
-      lora({ rank: 4, dropout: 0.3, targets: "all-linear" }).weights!(o.model);
+      applyWeights(o.model, [lora({ rank: 4, dropout: 0.3, targets: "all-linear" })]);
       return o;
     };
     const whole = adapted({});
@@ -166,7 +167,7 @@ describe("training", () => {
   test("only unfrozen parameters change, and an adapter starts as the base model", async () => {
     const o = options({ steps: 3 });
     const before = new LlamaForCausalLM(config, 3);
-    lora({ rank: 2, targets: ["q_proj"] }).weights!(o.model);
+    applyWeights(o.model, [lora({ rank: 2, targets: ["q_proj"] })]);
     const base = await new Evaluator(o.device, causalLanguageModel(before)).run({ ...counting(4), batchesPerEpoch: 2 });
     const adapted = await new Evaluator(o.device, o.objective).run({ ...counting(4), batchesPerEpoch: 2 });
     expect(adapted.loss).toBeCloseTo(base.loss, 6);
@@ -200,14 +201,14 @@ describe("faults", () => {
   test("resuming with another method names what is missing", async () => {
     await train(options({ directory, steps: 2 }));
     const o = options({ directory, steps: 4, resume: true });
-    lora({ rank: 2 }).weights!(o.model);
+    applyWeights(o.model, [lora({ rank: 2 })]);
     await expect(train(o)).rejects.toThrow(/the checkpoint lacks "model.layers.0.self_attn.q_proj.lora_A.weight"/);
   });
 
   test("resuming with another rank names the tensor and both shapes", async () => {
     const adapted = (rank: number, overrides: Partial<TrainOptions>) => {
       const o = options({ directory, ...overrides });
-      lora({ rank, targets: ["q_proj"] }).weights!(o.model);
+      applyWeights(o.model, [lora({ rank, targets: ["q_proj"] })]);
       return o;
     };
     await train(adapted(2, { steps: 2 }));

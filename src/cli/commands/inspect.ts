@@ -7,6 +7,7 @@ import { encode } from "../../onnx/index.ts";
 import { MatmulPeak } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { estimateStep } from "../../train/estimate.ts";
+import { applyWeights } from "../../train/method.ts";
 import { causalLanguageModel } from "../../train/objectives.ts";
 import { adamW, oneGroup } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
@@ -44,8 +45,9 @@ export function inspectCommand(): Command {
       const model = loadCausalLM(flags.model);
       checkLength(flags.maxLength, model.config, flags.model);
       if (flags.method === "lora")
-        lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets })
-          .weights!(model);
+        applyWeights(model, [
+          lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets }),
+        ]);
       const count = (parameters: readonly { shape: readonly number[] }[]) => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
       const [total, trainable] = [count(model.parameters()), count(model.trainableParameters())];
       const type = { dtype: "int64", shape: [flags.batchSize, flags.maxLength] } as const;

@@ -1,6 +1,7 @@
 import { elementCount } from "../../graph/index.ts";
 import { floats, Linear, type Module, zeros } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
+import { forgetWeights } from "../../train/method.ts";
 import { LoraLinear } from "./lora-linear.ts";
 
 /** A merged model's way back. */
@@ -25,11 +26,14 @@ export function mergeLora(model: Module, device: Device): Merged {
     model.replace(path, merged);
   }
   model.assignNames();
+  // The same method may now put new adapters on.
+  const remember = forgetWeights(model, "lora");
   return {
     modules: adapters.map(([path]) => path),
     unmerge() {
       for (const [path, adapter] of adapters) model.replace(path, adapter);
       model.assignNames();
+      remember();
     },
   };
 }

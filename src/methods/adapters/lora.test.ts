@@ -8,6 +8,7 @@ import { loadCausalLM, loadSequenceClassifier, saveModel } from "../../models/in
 import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../../models/llama.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
+import { applyWeights } from "../../train/method.ts";
 import { loadLora, lora, mergeLora } from "../index.ts";
 import { LoraLinear } from "./lora-linear.ts";
 
@@ -117,30 +118,30 @@ describe("options", () => {
   });
 
   test("a target that matches nothing suggests the nearest names", () => {
-    expect(() => lora({ targets: ["q_prj"] }).weights!(model())).toThrow(
+    expect(() => applyWeights(model(), [lora({ targets: ["q_prj"] })])).toThrow(
       /The target "q_prj" matches no Linear of the model\. Nearest: q_proj, /,
     );
-    expect(() => lora({ targets: "model\\.layers\\.9\\..*" }).weights!(model())).toThrow(/matches no Linear/);
+    expect(() => applyWeights(model(), [lora({ targets: "model\\.layers\\.9\\..*" })])).toThrow(/matches no Linear/);
   });
 
   test("one of several targets that matches nothing is named", () => {
-    expect(() => lora({ targets: ["q_proj", "query"] }).weights!(model())).toThrow(/The target "query" matches no Linear/);
+    expect(() => applyWeights(model(), [lora({ targets: ["q_proj", "query"] })])).toThrow(/The target "query" matches no Linear/);
   });
 
   test("all-linear adapts every Linear but the head; a regular expression speaks of whole paths", () => {
     const all = model();
-    lora({ targets: "all-linear" }).weights!(all);
+    applyWeights(all, [lora({ targets: "all-linear" })]);
     expect(all.trainableParameters()).toHaveLength(2 * 7 * 2);
     expect(all.module("lm_head")).not.toBeInstanceOf(LoraLinear);
     const some = model();
-    lora({ targets: "model\\.layers\\.1\\..*_proj" }).weights!(some);
+    applyWeights(some, [lora({ targets: "model\\.layers\\.1\\..*_proj" })]);
     expect(some.trainableParameters().every((p) => p.name.startsWith("model.layers.1."))).toBe(true);
   });
 
   test("the head of a classifier is trained in full and saved with the adapter", () => {
     const classifier = loadSequenceClassifier(join(fixtures, "llama-tiny"), ["a", "b", "c"]);
     const method = lora({ rank: 2, targets: ["q_proj"] });
-    method.weights!(classifier);
+    applyWeights(classifier, [method]);
     expect(classifier.trainableParameters().map((p) => p.name)).toContain("score.weight");
     method.save!(directory, { model: classifier, parameters: classifier.trainableParameters() });
     const { config, tensors } = readPeftAdapter(directory);
@@ -151,7 +152,7 @@ describe("options", () => {
   test("two seeds start from different updates, one seed from the same", () => {
     const start = (seed: number) => {
       const m = model();
-      lora({ seed }).weights!(m);
+      applyWeights(m, [lora({ seed })]);
       return Array.from((m.trainableParameters()[0]!.storage as { data: Float32Array }).data);
     };
     expect(start(1)).toEqual(start(1));

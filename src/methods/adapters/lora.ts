@@ -5,6 +5,7 @@ import { kaimingUniform, type Module, normal, type Parameter } from "../../nn/in
 import type { Method } from "../../train/method.ts";
 import { defineMethod } from "../define.ts";
 import { LoraLinear } from "./lora-linear.ts";
+import { mergeLora } from "./lora-merge.ts";
 import { findTargets } from "./targets.ts";
 
 const schema = z.strictObject({
@@ -54,7 +55,6 @@ export const lora = defineMethod(
       options,
       weights(model) {
         const found = findTargets(model, targets, modulesToSave);
-        model.freeze();
         for (const [i, [path, layer]] of found.entries()) {
           const random = new Random(options.seed, i);
           const initA = options.init === "kaiming" ? kaimingUniform(random) : normal(random, 1 / rank);
@@ -64,7 +64,9 @@ export const lora = defineMethod(
         for (const [path, parameter] of model.namedParameters())
           if (trainsInFull(path, modulesToSave) || trainsBias(path, bias, model)) parameter.frozen = false;
       },
-      save(directory, { base, parameters, model }) {
+      save(directory, { base, parameters: trained, model }) {
+        // What other methods have unfrozen is theirs to save.
+        const parameters = trained.filter(({ name }) => isLora(name) || trainsInFull(name, modulesToSave) || trainsBias(name, bias, model));
         const saved = modulesToSave.filter((name) => parameters.some((p) => trainsInFull(p.name, [name])));
         const config: PeftConfigInput = {
           peft_type: "LORA",
@@ -81,9 +83,17 @@ export const lora = defineMethod(
         };
         writePeftAdapter(directory, { config, tensors: new Map(parameters.map((p) => [p.name, p.storage])) });
       },
+      load(model, directory) {
+        loadLora(model, directory);
+      },
+      merge(model, device) {
+        mergeLora(model, device);
+      },
     };
   },
 );
+
+const isLora = (path: string): boolean => /\.lora_[AB]\./.test(path);
 
 const trainsInFull = (path: string, modules: readonly string[]): boolean =>
   modules.some((name) => path.startsWith(`${name}.`) || path.includes(`.${name}.`));
@@ -116,7 +126,7 @@ export function loadLora(model: Module, directory: string): { parameters: readon
   model.assignNames();
   const places = new Map(
     [...model.namedParameters()].filter(
-      ([path]) => path.includes(".lora_") || trainsInFull(path, modulesToSave) || trainsBias(path, config.bias, model),
+      ([path]) => isLora(path) || trainsInFull(path, modulesToSave) || trainsBias(path, config.bias, model),
     ),
   );
   placeTensors(directory, places, tensors);

@@ -1,5 +1,6 @@
 import { EspalierError, nearestNames } from "../../graph/index.ts";
 import { Linear, type Module } from "../../nn/index.ts";
+import { LoraLinear } from "./lora-linear.ts";
 
 /** Which Linears an adapter goes on: endings of module paths (`q_proj`), one regular expression for the whole path, or all but the head. */
 export type Targets = readonly string[] | string;
@@ -7,10 +8,19 @@ export type Targets = readonly string[] | string;
 /** The Linears that `targets` choose, with their paths. Heads in `excluded` are trained in full and never adapted. */
 export function findTargets(model: Module, targets: Targets, excluded: readonly string[] = []): [path: string, layer: Linear][] {
   const isExcluded = (path: string) => excluded.some((name) => path === name || path.endsWith(`.${name}`));
-  const linears = [...model.namedModules()].filter(
-    (entry): entry is [string, Linear] => entry[1] instanceof Linear && !isExcluded(entry[0]),
+  const modules = [...model.namedModules()];
+  const adapted = modules.filter(([, m]) => m instanceof LoraLinear).map(([path]) => path);
+  const isInside = (path: string) => adapted.some((adapter) => path.startsWith(`${adapter}.`));
+  const linears = modules.filter(
+    (entry): entry is [string, Linear] => entry[1] instanceof Linear && !isExcluded(entry[0]) && !isInside(entry[0]),
   );
   const matches = matcher(targets);
+  const taken = adapted.find(matches);
+  if (taken !== undefined)
+    throw new EspalierError(
+      "already-adapted",
+      `"${taken}" carries a low-rank adapter already. Choose other targets, merge that adapter first, or train on with it and without a new one.`,
+    );
   const found = linears.filter(([path]) => matches(path));
   const unmatched =
     typeof targets === "string"
