@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { EspalierError, type Tensor, trace } from "../graph/index.ts";
 import { add, exp } from "../ops/index.ts";
-import { encode, onnx } from "./index.ts";
+import { encode } from "./index.ts";
+import { onnx } from "./proto.ts";
 
 const model = (inputName: string, fn: (x: Tensor) => Record<string, Tensor>) =>
   onnx.ModelProto.decode(

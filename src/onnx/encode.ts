@@ -14,8 +14,16 @@ import {
   variableOp,
 } from "../graph/index.ts";
 import type { AnyOp, emission, Provider } from "../ops/index.ts";
+import {
+  type AttributeProto,
+  type GraphProto,
+  type NodeProto,
+  onnxType,
+  type TensorProto,
+  type ValueInfoProto,
+  writeModel,
+} from "./model.ts";
 import { placeInBranches } from "./placement.ts";
-import { AttributeType, onnx, onnxType } from "./proto.ts";
 
 type Ref = emission.Ref;
 
@@ -48,25 +56,13 @@ export interface EncodedModel {
   variables: ReadonlyMap<string, Variable>;
   /** New values of variables, by output name. */
   updates: ReadonlyMap<string, Variable>;
-  /** The ONNX operators that occur, in branches too. */
-  opTypes: ReadonlySet<string>;
 }
 
-const opsetVersion = 21;
-const irVersion = 10;
+const versions = { ir: 10, opset: 21, contrib: 1 };
 
 /** Encodes a traced graph as an ONNX ModelProto. Nothing that no output or update depends on is written. */
 export function encode(traced: Traced, options: EncodeOptions): EncodedModel {
   return new Encoder(traced, options).encode();
-}
-
-interface NodeProto {
-  opType: string;
-  domain: string;
-  name: string;
-  input: string[];
-  output: string[];
-  attribute: object[];
 }
 
 class Encoder {
@@ -77,8 +73,7 @@ class Encoder {
   readonly #emitted = new Map<emission.EmittedNode, string[]>();
   readonly #literals = new Map<string, string>();
   readonly #usedNames = new Set<string>();
-  readonly #opTypes = new Set<string>();
-  readonly #initializers: object[] = [];
+  readonly #initializers: TensorProto[] = [];
   /** Nodes of the outermost graph that compute symbolic dims; every branch may read them. */
   readonly #prelude: NodeProto[] = [];
   readonly #dimNames = new Map<string, string>();
@@ -107,7 +102,7 @@ class Encoder {
     const nodes: NodeProto[] = [];
     this.#emitGraph(graph, live, nodes);
 
-    const output: object[] = [];
+    const output: ValueInfoProto[] = [];
     const computed = new Set(nodes.flatMap((n) => n.output));
     const renamed = new Map<string, string>();
     const publish = (name: string, tensor: Tensor) => {
@@ -121,7 +116,7 @@ class Encoder {
     const sentinel = this.#options.sentinel ? this.#unique("sentinel") : undefined;
     if (sentinel) {
       nodes.push({ opType: "SequenceEmpty", domain: "", name: sentinel, input: [], output: [sentinel], attribute: [] });
-      output.push({ name: sentinel, type: { sequenceType: { elemType: { tensorType: { elemType: onnxType.float32 } } } } });
+      output.push({ name: sentinel, dtype: "float32", sequence: true });
     }
     for (const [name, tensor] of Object.entries(outputs)) publish(name, tensor);
     const updates = new Map<string, Variable>();
@@ -134,16 +129,8 @@ class Encoder {
     const input = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)].map(([name, t]) =>
       valueInfo(name, t),
     );
-    const model = {
-      irVersion,
-      producerName: "espalier",
-      opsetImport: [
-        { domain: "", version: opsetVersion },
-        { domain: "com.microsoft", version: 1 },
-      ],
-      graph: { name: "espalier", node: [...this.#prelude, ...nodes], initializer: this.#initializers, input, output },
-    };
-    const bytes = onnx.ModelProto.encode(model as never).finish();
+    const nodesInOrder = [...this.#prelude, ...nodes];
+    const bytes = writeModel({ name: "espalier", node: nodesInOrder, initializer: this.#initializers, input, output }, versions);
     return {
       bytes,
       inputs: this.#inputs,
@@ -151,7 +138,6 @@ class Encoder {
       sentinel,
       variables: this.#variables,
       updates,
-      opTypes: this.#opTypes,
     };
   }
 
@@ -196,20 +182,8 @@ class Encoder {
       return;
     }
     const external = this.#options.external?.(variable);
-    const common = { name, dataType: onnxType[variable.dtype], dims: [...variable.shape] };
-    this.#initializers.push(
-      external
-        ? {
-            ...common,
-            dataLocation: 1,
-            externalData: [
-              { key: "location", value: external.location },
-              { key: "offset", value: String(external.offset) },
-              { key: "length", value: String(external.byteLength) },
-            ],
-          }
-        : { ...common, rawData: rawBytes(this.#options.values(variable)) },
-    );
+    const { dtype, shape } = variable;
+    this.#initializers.push({ name, dtype, shape, data: external ?? rawBytes(this.#options.values(variable)) });
   }
 
   /** The name of the value behind a reference; emits the nodes that compute it. */
@@ -226,7 +200,6 @@ class Encoder {
     const output = Array.from({ length: outputCount }, (_, i) => (i === 0 ? name : `${name}:${i}`));
     const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value));
     into.push({ opType, domain, name, input, output, attribute });
-    this.#opTypes.add(opType);
     this.#emitted.set(ref.of, output);
     return output[ref.index]!;
   }
@@ -240,17 +213,17 @@ class Encoder {
     return name;
   }
 
-  #attribute(name: string, value: emission.Attribute): object {
-    if (typeof value === "number") return { name, type: AttributeType.INT, i: value };
-    if (typeof value === "string") return { name, type: AttributeType.STRING, s: new TextEncoder().encode(value) };
-    if (Array.isArray(value)) return { name, type: AttributeType.INTS, ints: value };
-    if ("float" in value) return { name, type: AttributeType.FLOAT, f: value.float };
-    if ("floats" in value) return { name, type: AttributeType.FLOATS, floats: value.floats };
-    if ("dtype" in value) return { name, type: AttributeType.INT, i: onnxType[value.dtype] };
-    return { name, type: AttributeType.GRAPH, g: this.#branch(name, value as { graph: Graph; results: readonly Tensor[] }) };
+  #attribute(name: string, value: emission.Attribute): AttributeProto {
+    if (typeof value === "number") return { name, int: value };
+    if (typeof value === "string") return { name, string: value };
+    if (Array.isArray(value)) return { name, ints: value };
+    if ("float" in value) return { name, float: value.float };
+    if ("floats" in value) return { name, floats: value.floats };
+    if ("dtype" in value) return { name, int: onnxType[value.dtype] };
+    return { name, graph: this.#branch(name, value as { graph: Graph; results: readonly Tensor[] }) };
   }
 
-  #branch(name: string, { graph, results }: { graph: Graph; results: readonly Tensor[] }): object {
+  #branch(name: string, { graph, results }: { graph: Graph; results: readonly Tensor[] }): GraphProto {
     const node: NodeProto[] = [];
     const moved = [...this.#placement].filter(([, g]) => g === graph).map(([n]) => n);
     this.#emitGraph(graph, reachable(results), node, moved);
@@ -259,7 +232,7 @@ class Encoder {
       node.push({ opType: "Identity", domain: "", name: out, input: [this.#name(t)], output: [out], attribute: [] });
       return valueInfo(out, t);
     });
-    return { name: this.#unique(name), node, output };
+    return { name: this.#unique(name), node, initializer: [], input: [], output };
   }
 
   #literal(literal: Extract<Ref, { kind: "literal" }>): string {
@@ -267,7 +240,7 @@ class Encoder {
     const known = key === undefined ? undefined : this.#literals.get(key);
     if (known !== undefined) return known;
     const name = this.#unique("literal");
-    this.#initializers.push({ name, dataType: onnxType[literal.dtype], dims: [...literal.shape], rawData: rawBytes(literal.data) });
+    this.#initializers.push({ name, dtype: literal.dtype, shape: literal.shape, data: rawBytes(literal.data) });
     if (key !== undefined) this.#literals.set(key, name);
     return name;
   }
@@ -279,7 +252,7 @@ class Encoder {
       return this.#literal({ kind: "literal", dtype: "int64", shape: [shape.length], data: BigInt64Array.from(numbers, BigInt) });
     const parts = shape.map((d) => this.#dim(d));
     if (parts.length === 1) return parts[0]!;
-    return this.#preludeNode("Concat", parts, shape.map(String).join(), { name: "axis", type: AttributeType.INT, i: 0 });
+    return this.#preludeNode("Concat", parts, shape.map(String).join(), { name: "axis", int: 0 });
   }
 
   #dim(dim: Dim): string {
@@ -302,15 +275,15 @@ class Encoder {
       if (axis < 0) continue;
       if (!this.#inputs.has(inputName)) this.#emitInput(tensor.node);
       const attribute = [
-        { name: "start", type: AttributeType.INT, i: axis },
-        { name: "end", type: AttributeType.INT, i: axis + 1 },
+        { name: "start", int: axis },
+        { name: "end", int: axis + 1 },
       ];
       return this.#preludeNode("Shape", [inputName], `symbol ${name}`, ...attribute);
     }
     throw new Error(`the symbolic dimension "${name}" is the size of no input's axis`);
   }
 
-  #preludeNode(opType: string, input: string[], key: string, ...attribute: object[]): string {
+  #preludeNode(opType: string, input: string[], key: string, ...attribute: AttributeProto[]): string {
     const known = this.#dimNames.get(`${opType} ${key}`);
     if (known !== undefined) return known;
     const name = this.#unique(`dims/${opType}`);
@@ -333,13 +306,10 @@ function rename(nodes: readonly NodeProto[], names: ReadonlyMap<string, string>)
   for (const n of nodes) {
     n.input = n.input.map(renamed);
     n.output = n.output.map(renamed);
-    for (const { g } of n.attribute as { g?: { node: NodeProto[] } }[]) if (g) rename(g.node, names);
+    for (const a of n.attribute) if ("graph" in a) rename(a.graph.node, names);
   }
 }
 
 export const rawBytes = (data: TypedArray): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-function valueInfo(name: string, tensor: { dtype: DType; shape: readonly Dim[] }): object {
-  const dim = tensor.shape.map((d) => (typeof d === "number" ? { dimValue: d } : { dimParam: d.toString() }));
-  return { name, type: { tensorType: { elemType: onnxType[tensor.dtype], shape: { dim } } } };
-}
+const valueInfo = (name: string, { dtype, shape }: { dtype: DType; shape: readonly Dim[] }): ValueInfoProto => ({ name, dtype, shape });

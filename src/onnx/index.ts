@@ -1,2 +1,2 @@
 export * from "./encode.ts";
-export { onnx, onnxType } from "./proto.ts";
+export { onnxType } from "./model.ts";

@@ -3,7 +3,8 @@ import { bools, checkOp, checkRejects, checkSymbolic, host, sample, vector } fro
 import { device } from "../../tests/ops/providers.ts";
 import { grad } from "../autodiff/index.ts";
 import { type Tensor, trace } from "../graph/index.ts";
-import { encode, onnx } from "../onnx/index.ts";
+import { encode } from "../onnx/index.ts";
+import { onnx } from "../onnx/proto.ts";
 import * as ops from "./index.ts";
 
 const x = vector(1, -2, 3);

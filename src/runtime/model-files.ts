@@ -32,7 +32,7 @@ export class ModelFiles {
   async open(
     traced: Traced,
     encodeWith: (files: Pick<EncodeOptions, "external">) => EncodedModel,
-    create: (path: string, model: EncodedModel) => Promise<InferenceSession>,
+    create: (path: string) => Promise<InferenceSession>,
   ): Promise<{ session: InferenceSession; model: EncodedModel; close(): void }> {
     const directory = this.#directoryFor([...traced.graph.variables.keys()]);
     const used = new Set<Weights>();
@@ -61,7 +61,7 @@ export class ModelFiles {
     try {
       const model = encodeWith({ external: locate });
       writeFileSync(path, model.bytes);
-      return { session: await created(create(path, model)), model, close };
+      return { session: await created(create(path)), model, close };
     } catch (error) {
       close();
       throw error;

@@ -32,6 +32,7 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
     open(traced, encodeWith) {
       const sessionOptions: ort.InferenceSession.SessionOptions = {
         executionProviders,
+        graphOptimizationLevel: "all",
         intraOpNumThreads: options.threads ?? availableParallelism(),
         interOpNumThreads: 1,
         enableCpuMemArena: options.arena ?? true,
@@ -41,13 +42,7 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
         // Prepacking would copy every mapped weight into memory.
         extra: { session: { disable_prepacking: "1" } },
       };
-      return files.open(traced, encodeWith, (path, { opTypes }) =>
-        // What "all" adds to "extended" are layouts for convolutions and pooling, and a fifth of the time that a session takes to open.
-        ort.InferenceSession.create(path, {
-          ...sessionOptions,
-          graphOptimizationLevel: [...opTypes].some((type) => /Conv|Pool/.test(type)) ? "all" : "extended",
-        }),
-      );
+      return files.open(traced, encodeWith, (path) => ort.InferenceSession.create(path, sessionOptions));
     },
     dispose: () => files.dispose(),
   };
