@@ -13,7 +13,7 @@ import { Embedding, floats, type Initializer, type Layer, Linear, Module, normal
 import {
   add,
   attention,
-  causalMask,
+  causalAttention,
   dimension,
   expand,
   gather,
@@ -60,7 +60,7 @@ export interface AttentionContext {
   cos: Tensor;
   sin: Tensor;
   /** Added to the scores; broadcasts against [batch, heads, time, keys]. */
-  mask: Tensor;
+  mask?: Tensor;
 }
 
 export class LlamaAttention extends Module {
@@ -95,7 +95,8 @@ export class LlamaAttention extends Module {
     const k = rotary(heads(this.k_proj.forward(x), this.#kvHeads), cos, sin, positions);
     const v = heads(this.v_proj.forward(x), this.#kvHeads);
     const present = { key: k, value: v };
-    const mixed = past ? cachedAttention(q, past, present, context.mask) : attention(q, k, v, { mask: context.mask });
+    const { mask } = context;
+    const mixed = past && mask ? cachedAttention(q, past, present, mask) : mask ? attention(q, k, v, { mask }) : causalAttention(q, k, v);
     const joined = reshape(time === 1 ? mixed : transpose(mixed, [0, 2, 1, 3]), [batch, time, this.#heads * this.#width]);
     return { y: this.o_proj.forward(joined), present };
   }
@@ -178,7 +179,7 @@ export class LlamaModel extends Module {
     const positions = inputs.positions ?? expand(unsqueeze(range(time), 0), [batch, time]);
     if (past && !inputs.mask)
       throw new EspalierError("missing-mask", "A forward pass with `past` needs a mask that says which of the past places hold a token.");
-    const mask = inputs.mask ?? causalMask(time, time);
+    const { mask } = inputs;
     const context: AttentionContext = { positions, mask, cos: read(this.#rotary.cos), sin: read(this.#rotary.sin) };
     let hidden = this.embed_tokens.forward(ids);
     const present: KeyValues[] = [];

@@ -35,6 +35,7 @@ function plainAttention(
 }
 
 const none = () => 0;
+const future = (i: number, j: number) => (j > i ? Number.NEGATIVE_INFINITY : 0);
 const like = (mask: Tensor, x: Tensor) => ops.cast(mask, x.dtype);
 
 describe("attention", () => {
@@ -199,4 +200,30 @@ describe("rotary", () => {
       /Rotary.*tables must have the dtype of x/,
     );
   }
+});
+
+describe("causalAttention", () => {
+  // 130 positions are cut into two blocks, 40 are not; neither may change a number.
+  for (const time of [40, 130]) {
+    const inputs = { q: sample([1, 2, time, 2], -1, 1, 1), k: sample([1, 1, time, 2], -1, 1, 2), v: sample([1, 1, time, 3], -1, 1, 3) };
+    checkOp(`${time} positions`, {
+      inputs,
+      fn: (i) => ops.causalAttention(i.q, i.k, i.v),
+      expected: plainAttention(inputs.q, inputs.k, inputs.v, future),
+    });
+  }
+  const few = { q: sample([1, 2, 2, 2], -1, 1, 1), k: sample([1, 1, 5, 2], -1, 1, 2), v: sample([1, 1, 5, 3], -1, 1, 3) };
+  checkOp("more keys than queries: the queries are the last ones", {
+    inputs: few,
+    fn: (i) => ops.causalAttention(i.q, i.k, i.v),
+    expected: plainAttention(few.q, few.k, few.v, (i, j) => future(i + 3, j)),
+  });
+  checkSymbolic("causalAttention", {
+    inputs: { q: ["b", 2, "t", 2], k: ["b", 1, "t", 2], v: ["b", 1, "t", 2] },
+    sizes: [
+      { b: 1, t: 2 },
+      { b: 2, t: 5 },
+    ],
+    fn: (i) => ops.causalAttention(i.q, i.k, i.v),
+  });
 });

@@ -3,7 +3,7 @@ import { defineOp, type Op, shapeError } from "./define.ts";
 import { add, broadcastShapes, lessOrEqual, mul, sub, where } from "./elementwise.ts";
 import { contrib, int64s, node, result } from "./emission.ts";
 import { matmul } from "./matmul.ts";
-import { range, reshape, unsqueeze } from "./movement.ts";
+import { concat, range, reshape, slice, split, unsqueeze } from "./movement.ts";
 import { sum } from "./reduce.ts";
 
 type RotaryInputs = { x: Tensor; cos: Tensor; sin: Tensor; positions: Tensor };
@@ -130,4 +130,25 @@ function groupedMask(mask: Tensor, kvHeads: Dim, groups: number): Tensor {
   const at = mask.rank - 3;
   const heads = dimsEqual(mask.shape[at]!, 1) ? [1, 1] : [kvHeads, groups];
   return reshape(mask, [...mask.shape.slice(0, at), ...heads, ...mask.shape.slice(at + 1)]);
+}
+
+/** Blocks that causal attention is cut into. Four leave more of the future out than two, and lose it again to overhead (measured at 256 positions). */
+const causalBlocks = { atMost: 2, rowsAtLeast: 64 };
+
+/**
+ * {@link attention} where each position sees itself and the ones before. The queries are cut into blocks, and each block reads only the keys
+ * up to its own end: with two blocks a quarter of the work on scores is never done. With more keys than queries the queries are the last ones.
+ */
+export function causalAttention(q: Tensor, k: Tensor, v: Tensor, options: { scale?: number } = {}): Tensor {
+  const [queries, keys] = [q.shape[2], k.shape[2]];
+  const count =
+    typeof queries === "number" && queries === keys ? Math.min(causalBlocks.atMost, Math.floor(queries / causalBlocks.rowsAtLeast)) : 1;
+  if (count <= 1 || typeof queries !== "number") return attention(q, k, v, { ...options, mask: causalMask(queries ?? 1, keys ?? 1) });
+  const sizes = Array.from({ length: count }, (_, i) => Math.floor(((i + 1) * queries) / count) - Math.floor((i * queries) / count));
+  let end = 0;
+  const blocks = split(q, sizes, 2).map((rows, i) => {
+    end += sizes[i]!;
+    return attention(rows, slice(k, 2, 0, end), slice(v, 2, 0, end), { ...options, mask: causalMask(sizes[i]!, end) });
+  });
+  return concat(blocks, 2);
 }

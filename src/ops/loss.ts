@@ -1,9 +1,9 @@
-import { dimsEqual, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
-import { defineOp, type Op, shapeError } from "./define.ts";
-import { add, cast, div, equal, exp, logicalNot, logicalOr, mul, neg, sub, where } from "./elementwise.ts";
-import { dims, int64s, node, scalar } from "./emission.ts";
+import { dimsEqual, shapesEqual, type Tensor } from "../graph/index.ts";
+import { defineOp, shapeError } from "./define.ts";
+import { add, cast, div, equal, exp, logicalNot, mul, neg, sub, where } from "./elementwise.ts";
+import { int64s, node, scalar } from "./emission.ts";
 import { gatherElements, scatterElementsAdd } from "./indexing.ts";
-import { squeeze, unsqueeze } from "./movement.ts";
+import { fill, squeeze, unsqueeze } from "./movement.ts";
 import { mean, sum } from "./reduce.ts";
 
 export interface CrossEntropyOptions {
@@ -39,41 +39,23 @@ const crossEntropyOp = defineOp<CrossEntropyInputs, { smoothing: number }>({
     const scale = unsqueeze(mul(dy, weights), -1);
     const logProbabilities = outputs[1]!;
     const probabilities = exp(logProbabilities);
-    const dense = mul(smoothing === 0 ? probabilities : sub(probabilities, smoothing / (logits.shape.at(-1) as number)), scale);
-    const direct = scatterElementsAdd(dense, unsqueeze(targets, -1), mul(scale, smoothing - 1), -1);
+    const smoothed = smoothing === 0 ? probabilities : sub(probabilities, smoothing / (logits.shape.at(-1) as number));
+    // The factor of each row comes last, where the product behind it can take it over (see matmul).
+    const direct = mul(scatterElementsAdd(smoothed, unsqueeze(targets, -1), fill(scale.shape, smoothing - 1, scale.dtype), -1), scale);
     // The log-probabilities have a gradient of their own only in second derivatives, because this gradient reads them.
     const further = dLogProbabilities && sub(dLogProbabilities, mul(probabilities, sum(dLogProbabilities, -1, { keepDims: true })));
     const nll = neg(squeeze(gatherElements(logProbabilities, unsqueeze(targets, -1)), -1));
     const loss = smoothing === 0 ? nll : sub(mul(nll, 1 - smoothing), mul(mean(logProbabilities, -1), smoothing));
-    // A weight of 0 leaves NaN in a row that has no probabilities, such as one of −∞ alone. Such rows are rare: they alone are written again.
-    const undefinedRows = logicalNot(logicalOr(counted, equal(mul(nll, 0), 0)));
     return {
-      logits: clearRowsOp({ x: further ? add(direct, further) : direct, rows: undefinedRows }, {}),
+      logits: further ? add(direct, further) : direct,
       weights: where(counted, mul(dy, loss), 0),
     };
   },
 });
 
-/** `x` [..., width] with zeros in the rows that `rows` [...] chooses. On a processor it writes those alone, where x is read by nothing else. */
-const clearRowsOp: Op<{ x: Tensor; rows: Tensor }, object> = defineOp<{ x: Tensor; rows: Tensor }, object>({
-  name: "ClearRows",
-  type: ({ x }) => ({ dtype: x.dtype, shape: x.shape }),
-  emit: ({ x, rows }, _attrs, { inputs, provider }) => {
-    const zero = scalar(inputs.x.dtype, 0);
-    if (provider !== "cpu" && provider !== "wasm") return node("Where", [node("Unsqueeze", [rows, int64s([-1])]), zero, x]);
-    const width = inputs.x.shape.at(-1)!;
-    const count = sizeOf(inputs.rows.shape);
-    const places = node("Transpose", [node("NonZero", [node("Reshape", [rows, dims([count])])])], { perm: [1, 0] });
-    const size = node("Concat", [node("Shape", [places], { start: 0, end: 1 }), dims([width])], { axis: 0 });
-    const cleared = node("ScatterND", [node("Reshape", [x, dims([count, width])]), places, node("Expand", [zero, size])]);
-    return node("Reshape", [cleared, dims(inputs.x.shape)]);
-  },
-  grad: ({ rows }, dy) => ({ x: clearRowsOp({ x: dy, rows }, {}) }),
-});
-
 /**
  * Cross-entropy of `logits` [..., classes] against int64 `targets` [...]: one loss per target, and the weight it carries.
- * Ignored targets give exactly 0 with exactly zero gradient, whatever their logits.
+ * Ignored targets give exactly 0 with exactly zero gradient, also where some of their logits are −∞ (not where all are: such a row has no probabilities).
  */
 export function crossEntropyPerTarget(
   logits: Tensor,

@@ -1,6 +1,6 @@
-import { type Dim, dimsEqual, elementCount, type Node, type Tensor } from "../graph/index.ts";
+import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, type Tensor } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
-import { broadcastShapes } from "./elementwise.ts";
+import { broadcastShapes, mul } from "./elementwise.ts";
 import { contrib, float, node, type Ref, scalar } from "./emission.ts";
 import { reshape } from "./movement.ts";
 import { sumTo } from "./reduce.ts";
@@ -39,14 +39,34 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, Attrs>({
     const product = node("MatMul", [transposeA ? swapped(a, inputs.a.rank) : a, transposeB ? swapped(b, inputs.b.rank) : b]);
     return alpha === 1 ? product : node("Mul", [product, scalar(inputs.a.dtype, alpha)]);
   },
-  grad: ({ a, b }, dy, { transposeA, transposeB, alpha }) => ({
-    a: sumTo(
-      transposeA ? matmul(b, dy, { transposeA: transposeB, transposeB: true, alpha }) : matmul(dy, b, { transposeB: !transposeB, alpha }),
-      a.shape,
-    ),
-    b: weightGradient(a, b, dy, { transposeA, transposeB, alpha }),
-  }),
+  grad: ({ a, b }, dy, attrs) => {
+    const { transposeA, transposeB, alpha } = attrs;
+    // (diag(s)·D)·Bᵀ = diag(s)·(D·Bᵀ): a factor per row is cheaper on the narrower side, as behind a vocabulary.
+    const scaled = !transposeA && b.rank === 2 ? rowScaled(dy) : undefined;
+    if (scaled && isNarrower(a.shape.at(-1)!, dy.shape.at(-1)!)) {
+      return {
+        a: mul(matmul(scaled.rows, b, { transposeB: !transposeB, alpha }), scaled.factor),
+        b: weightGradient(mul(a, scaled.factor), b, scaled.rows, attrs),
+      };
+    }
+    return {
+      a: sumTo(
+        transposeA ? matmul(b, dy, { transposeA: transposeB, transposeB: true, alpha }) : matmul(dy, b, { transposeB: !transposeB, alpha }),
+        a.shape,
+      ),
+      b: weightGradient(a, b, dy, attrs),
+    };
+  },
 });
+
+/** `x` as rows · factor, when it was computed so with one factor per row. */
+function rowScaled(x: Tensor): { rows: Tensor; factor: Tensor } | undefined {
+  const { a: rows, b: factor } = x.node.inputs;
+  const isProduct = x.node.op.name === "Mul" && rows && factor && shapesEqual(rows.shape, x.shape);
+  return isProduct && factor.rank === x.rank && factor.shape.at(-1) === 1 && x.shape.at(-1) !== 1 ? { rows, factor } : undefined;
+}
+
+const isNarrower = (a: Dim, b: Dim): boolean => typeof a === "number" && typeof b === "number" && a < b;
 
 /** One large product instead of a batch of small ones when `b` is shared by the whole batch, as a weight is. */
 function weightGradient(a: Tensor, b: Tensor, dy: Tensor, { transposeA, transposeB, alpha }: Attrs): Tensor {
