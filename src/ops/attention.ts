@@ -1,6 +1,17 @@
-import { type Dim, dimsEqual, divDims, formatShape, mulDims, type Shape, shapesEqual, subDims, type Tensor } from "../graph/index.ts";
+import {
+  type Dim,
+  type DType,
+  dimsEqual,
+  divDims,
+  formatShape,
+  mulDims,
+  type Shape,
+  shapesEqual,
+  subDims,
+  type Tensor,
+} from "../graph/index.ts";
 import { defineOp, type Op, shapeError } from "./define.ts";
-import { add, broadcastShapes, lessOrEqual, mul, sub, where } from "./elementwise.ts";
+import { add, broadcastShapes, cast, lessOrEqual, mul, sub, where } from "./elementwise.ts";
 import { contrib, int64s, node, result } from "./emission.ts";
 import { matmul } from "./matmul.ts";
 import { concat, range, reshape, slice, split, unsqueeze } from "./movement.ts";
@@ -90,9 +101,9 @@ const softmaxMatmulOp = defineOp<{ scores: Tensor; v: Tensor }, object>({
 export const hiddenScore = -1e30;
 
 /** A mask [queries, keys] that hides the future; with more keys than queries the queries are the last ones. */
-export function causalMask(queries: Dim, keys: Dim): Tensor {
+export function causalMask(queries: Dim, keys: Dim, dtype: DType = "float32"): Tensor {
   const rows = unsqueeze(range(queries, subDims(keys, queries)), 1);
-  return where(lessOrEqual(unsqueeze(range(keys), 0), rows), 0, hiddenScore);
+  return cast(where(lessOrEqual(unsqueeze(range(keys), 0), rows), 0, hiddenScore), dtype);
 }
 
 /**
@@ -143,12 +154,13 @@ export function causalAttention(q: Tensor, k: Tensor, v: Tensor, options: { scal
   const [queries, keys] = [q.shape[2], k.shape[2]];
   const count =
     typeof queries === "number" && queries === keys ? Math.min(causalBlocks.atMost, Math.floor(queries / causalBlocks.rowsAtLeast)) : 1;
-  if (count <= 1 || typeof queries !== "number") return attention(q, k, v, { ...options, mask: causalMask(queries ?? 1, keys ?? 1) });
+  if (count <= 1 || typeof queries !== "number")
+    return attention(q, k, v, { ...options, mask: causalMask(queries ?? 1, keys ?? 1, q.dtype) });
   const sizes = Array.from({ length: count }, (_, i) => Math.floor(((i + 1) * queries) / count) - Math.floor((i * queries) / count));
   let end = 0;
   const blocks = split(q, sizes, 2).map((rows, i) => {
     end += sizes[i]!;
-    return attention(rows, slice(k, 2, 0, end), slice(v, 2, 0, end), { ...options, mask: causalMask(sizes[i]!, end) });
+    return attention(rows, slice(k, 2, 0, end), slice(v, 2, 0, end), { ...options, mask: causalMask(sizes[i]!, end, q.dtype) });
   });
   return concat(blocks, 2);
 }
