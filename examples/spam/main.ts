@@ -51,17 +51,23 @@ function figures({ before, after, majorityAccuracy }: TrainSummary): string[] {
   ];
 }
 
-/** The first held-out mail of three groups, with the adapted model's verdict. */
+/** Of every eighth held-out mail: the first ham and the first spam that the adapted model gets right, and the first mail that it gets wrong. */
 async function showThreeMails(terminal: Terminal, adapter: string, heldOut: string): Promise<void> {
   const adapted = await openAdapted(adapter);
   if (adapted.kind !== "classification") return;
-  const examples = await readSpamExamples(heldOut);
-  const mails = ["easy-ham-1", "hard-ham-1", "spam-2"].map((group) => examples.find((e) => e.group === group)!);
+  const mails = (await readSpamExamples(heldOut)).filter((_, i) => i % 8 === 0);
   const classifier = new Classifier(adapted.model, adapted.tokenizer, cpu(), adapted.record);
   const { predictions } = await classifier.predict(mails.map((m) => m.text));
-  for (const [i, mail] of mails.entries()) {
+  const first = (wanted: (truth: string, verdict: string) => boolean) => mails.findIndex((m, i) => wanted(m.label, predictions[i]!.label));
+  const chosen = [
+    first((truth, verdict) => truth === "ham" && verdict === truth),
+    first((truth, verdict) => truth === "spam" && verdict === truth),
+    first((truth, verdict) => verdict !== truth),
+  ].filter((i) => i >= 0);
+  for (const i of chosen) {
     const { label, probabilities } = predictions[i]!;
-    terminal.line(`verdict ${label} (${formatPercent(Math.max(...probabilities))}), truly ${mail.label}:`);
+    const mail = mails[i]!;
+    terminal.line(`verdict ${label} (${formatPercent(Math.max(...probabilities))}), ${label === mail.label ? "rightly" : "wrongly"}:`);
     for (const line of mail.text.split("\n").filter(Boolean).slice(0, 3))
       terminal.line(`    ${line.length > 100 ? `${line.slice(0, 99)}…` : line}`);
   }
