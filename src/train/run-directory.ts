@@ -63,8 +63,10 @@ export class RunDirectory {
     }
   }
 
-  /** Logs what the held-out data say of the weights after `step`; 0 for those before training. */
+  /** Logs what the held-out data say of the weights after `step`; 0 for those before training. Once: a finished run that is resumed evaluates again. */
   logEvaluation(step: number, metrics: Readonly<Record<string, number>>): void {
+    const file = join(this.path, "metrics.jsonl");
+    if (existsSync(file) && readFileSync(file, "utf8").includes(`\n{"step":${step},"eval.`)) return;
     this.log({ step, ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval.${name}`, value])) });
   }
 

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { BatchSource } from "../data/index.ts";
 import { Random } from "../graph/index.ts";
@@ -12,6 +13,7 @@ import { Evaluator } from "./evaluate.ts";
 import { applyWeights } from "./method.ts";
 import { causalLanguageModel } from "./objectives.ts";
 import { adamW } from "./optimizers.ts";
+import { RunDirectory } from "./run-directory.ts";
 import { schedule } from "./schedules.ts";
 import type { TrainOptions } from "./train-options.ts";
 import { train } from "./trainer.ts";
@@ -179,7 +181,69 @@ describe("training", () => {
   });
 });
 
+describe("figures", () => {
+  test("compilation is no part of the speed, and the peak of memory is that of the whole process", async () => {
+    const o = options({ steps: 3 });
+    const compile = o.device.compile.bind(o.device);
+    o.device.compile = async (traced) => {
+      await setTimeout(400);
+      return compile(traced);
+    };
+    const speeds: number[] = [];
+    let memory = 0;
+    const result = await train({
+      ...o,
+      onStep(report) {
+        speeds.push(report.tokensPerSecond);
+        memory = Math.max(memory, report.memory);
+      },
+    });
+    // 32 tokens per batch: 80 per second if the compilation counted.
+    expect(Math.min(...speeds, result.tokensPerSecond)).toBeGreaterThan(80);
+    expect(result.peakMemory).toBeGreaterThanOrEqual(memory);
+    expect(result.seconds).toBeGreaterThan(0.4);
+  });
+
+  test("evaluations before, during and after training are logged, each once", async () => {
+    const evaluate = async (step: number) => ({ accuracy: step / 10 });
+    const o = { steps: 5, directory, evaluateEvery: 2, evaluate, baseline: { accuracy: 0.5 } };
+    await train(options(o));
+    await train(options({ ...o, resume: true }));
+    const run = new RunDirectory(directory);
+    run.logEvaluation(5, { accuracy: 0.5 });
+    const accuracies = (logged(directory) as { step: number; "eval.accuracy"?: number }[]).filter((m) => "eval.accuracy" in m);
+    expect(accuracies.map((m) => [m.step, m["eval.accuracy"]])).toEqual([
+      [0, 0.5],
+      [2, 0.2],
+      [4, 0.4],
+      [5, 0.5],
+    ]);
+  });
+});
+
 describe("faults", () => {
+  test("what was trained until an error stays, and speaks of no checkpoint's file", async () => {
+    await train(options({ directory, steps: 2 }));
+    const o = options({ directory, steps: 6, resume: true });
+    const failing = {
+      ...o,
+      onStep({ step }: { step: number }) {
+        if (step === 4) throw new Error("no more");
+      },
+    };
+    await expect(train(failing)).rejects.toThrow("no more");
+    rmSync(directory, { recursive: true });
+    const four = options({ steps: 4 });
+    await train(four);
+    expect(weights(o.model)).toEqual(weights(four.model));
+
+    const untouched = options({ directory, steps: 2 });
+    await train(untouched);
+    const resumed = options({ directory, steps: 2, resume: true });
+    await train(resumed);
+    expect(resumed.model.parameters().every((p) => p.storage.kind === "memory")).toBe(true);
+  });
+
   test("a loss that is not finite stops the run and names step, batch and checkpoint; the checkpoint stays", async () => {
     const data = counting(4);
     const o = options({ directory, checkpointEvery: 2, steps: 10, data });

@@ -64,11 +64,12 @@ describe("train", () => {
       options: { rank: 8, data, learningRate: 5e-3 },
     });
     for (const name of ["data", "evalData", "model"]) expect(run.sha256[name]).toMatch(/^[0-9a-f]{64}$/);
-    const steps = readFileSync(join(at("run"), "metrics.jsonl"), "utf8")
+    const metrics = readFileSync(join(at("run"), "metrics.jsonl"), "utf8")
       .trim()
       .split("\n")
       .map((line) => JSON.parse(line));
-    expect(steps.map((s) => s.step)).toEqual(Array.from({ length: 25 }, (_, i) => i + 1));
+    expect(metrics.filter((m) => "loss" in m).map((m) => m.step)).toEqual(Array.from({ length: 25 }, (_, i) => i + 1));
+    expect(metrics.filter((m) => "eval.accuracy" in m).map((m) => m.step)).toEqual([0, 25]);
     expect(existsSync(join(at("run"), "checkpoints/step-25/state.safetensors"))).toBe(true);
     const { config, tensors } = readPeftAdapter(join(at("run"), "adapter"));
     expect(config).toMatchObject({ peft_type: "LORA", task_type: "SEQ_CLS", r: 8, base_model_name_or_path: model });

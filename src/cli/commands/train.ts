@@ -7,6 +7,7 @@ import { saveModel } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers.ts";
+import { RunDirectory } from "../../train/run-directory.ts";
 import { type ScheduleName, schedule, scheduleNames } from "../../train/schedules.ts";
 import { defaultTemplate } from "../../train/tasks/classification.ts";
 import type { Task } from "../../train/tasks/task.ts";
@@ -178,6 +179,7 @@ async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt:
     seed: flags.seed,
     directory: run,
     resume,
+    baseline: before,
     checkpointEvery: flags.checkpointEvery,
     evaluateEvery: flags.evaluateEvery,
     ...(flags.evaluateEvery && { evaluate: () => task.evaluate() }),
@@ -203,6 +205,7 @@ async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt:
   const saved = save(run, task, methods, flags.model);
   terminal.line(`Saved ${saved} (${formatDuration((Date.now() - started) / 1000)} in all).`);
   const after = await evaluate(task, "adapted", terminal, interrupt);
+  new RunDirectory(run).logEvaluation(result.steps, after);
   await task.dispose();
   return {
     task: task.name,
