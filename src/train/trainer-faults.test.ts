@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -6,6 +6,7 @@ import { counting, logged, options, weights } from "../../tests/train/counting.t
 import { lora } from "../methods/index.ts";
 import { applyWeights } from "./method.ts";
 import { adamW } from "./optimizers.ts";
+import { RunDirectory } from "./run-directory.ts";
 import type { TrainOptions } from "./train-options.ts";
 import { train } from "./trainer.ts";
 
@@ -95,11 +96,13 @@ describe("faults", () => {
     expect(existsSync(join(directory, "checkpoints/step-4"))).toBe(true);
   });
 
-  test("the checkpoint just written is never removed", async () => {
-    const o = options({ directory, steps: 2, keep: 0 });
-    mkdirSync(join(directory, "checkpoints"));
-    const { checkpoint } = await train(o);
-    expect(existsSync(join(checkpoint!, "state.safetensors"))).toBe(true);
+  test("the checkpoint just written is never removed, whatever higher numbers lie there", async () => {
+    await train(options({ directory, steps: 8, checkpointEvery: 4 }));
+    const { model, device } = options();
+    const state = { step: 2, tokens: 0, updates: {}, methods: [] };
+    const written = new RunDirectory(directory).saveCheckpoint(state, model.parameters(), device, 1);
+    expect(readdirSync(join(directory, "checkpoints"))).toEqual(["step-2"]);
+    expect(existsSync(join(written, "state.safetensors"))).toBe(true);
   });
 
   test("nothing trainable is refused", async () => {
