@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
+import { onnx } from "../../tests/onnx-proto.ts";
 import { EspalierError, type Tensor, trace } from "../graph/index.ts";
 import { add, exp } from "../ops/index.ts";
 import { encode } from "./index.ts";
-import { onnx } from "./proto.ts";
 
 const model = (inputName: string, fn: (x: Tensor) => Record<string, Tensor>) =>
   onnx.ModelProto.decode(

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
+import { onnx } from "../../tests/onnx-proto.ts";
 import { type GraphProto, type NodeProto, writeModel } from "./model.ts";
-import { onnx } from "./proto.ts";
 import { Wire } from "./wire.ts";
 
 const versions = { ir: 10, opset: 21, contrib: 1 };

@@ -1,10 +1,10 @@
 import { describe, expect, test } from "vitest";
+import { onnx } from "../../tests/onnx-proto.ts";
 import { bools, checkOp, checkRejects, checkSymbolic, host, sample, vector } from "../../tests/ops/harness.ts";
 import { device } from "../../tests/ops/providers.ts";
 import { grad } from "../autodiff/index.ts";
 import { type Tensor, trace } from "../graph/index.ts";
 import { encode } from "../onnx/index.ts";
-import { onnx } from "../onnx/proto.ts";
 import * as ops from "./index.ts";
 
 const x = vector(1, -2, 3);

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { onnx } from "../../src/onnx/proto.ts";
+import { onnx } from "../onnx-proto.ts";
 import { espalier, refusal, scratch, summary } from "./command.ts";
 import { writeTinyModel } from "./tiny-model.ts";
 
