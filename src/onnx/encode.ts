@@ -19,6 +19,7 @@ import {
   type GraphProto,
   type NodeProto,
   onnxType,
+  renameValues,
   type TensorProto,
   type ValueInfoProto,
   writeModel,
@@ -125,7 +126,7 @@ class Encoder {
       publish(name, tensor);
       updates.set(name, variable);
     }
-    rename(nodes, renamed);
+    renameValues(nodes, renamed);
     const input = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)].map(([name, t]) =>
       valueInfo(name, t),
     );
@@ -297,16 +298,6 @@ class Encoder {
     while (this.#usedNames.has(name)) name = `${base}_${++this.#counter}`;
     this.#usedNames.add(name);
     return name;
-  }
-}
-
-/** Renames values wherever they are written or read, branches included. */
-function rename(nodes: readonly NodeProto[], names: ReadonlyMap<string, string>): void {
-  const renamed = (value: string) => names.get(value) ?? value;
-  for (const n of nodes) {
-    n.input = n.input.map(renamed);
-    n.output = n.output.map(renamed);
-    for (const a of n.attribute) if ("graph" in a) rename(a.graph.node, names);
   }
 }
 

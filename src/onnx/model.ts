@@ -57,6 +57,16 @@ export interface GraphProto {
   output: readonly ValueInfoProto[];
 }
 
+/** Renames values wherever they are written or read, branches included. */
+export function renameValues(nodes: readonly NodeProto[], names: ReadonlyMap<string, string>): void {
+  const renamed = (value: string) => names.get(value) ?? value;
+  for (const n of nodes) {
+    n.input = n.input.map(renamed);
+    n.output = n.output.map(renamed);
+    for (const a of n.attribute) if ("graph" in a) renameValues(a.graph.node, names);
+  }
+}
+
 const attributeType = { float: 1, int: 2, string: 3, graph: 5, floats: 6, ints: 7 } as const;
 
 /** A ModelProto. */
