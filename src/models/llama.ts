@@ -196,15 +196,17 @@ export class LlamaModel extends Module {
 function rotaryTables(config: LlamaConfig): { cos: Variable; sin: Variable } {
   const half = (config.head_dim ?? config.hidden_size / config.num_attention_heads) / 2;
   const shape = [config.max_position_embeddings, half];
+  // A power per frequency, not per element: this is on the way of every model's opening.
+  const frequencies = Array.from({ length: half }, (_, i) => config.rope_theta ** (-i / half));
   const table = (name: string, f: (angle: number) => number) =>
     new Variable(
       name,
       { dtype: "float32", shape },
-      () =>
-        floats(
-          shape,
-          Float32Array.from({ length: shape[0]! * half }, (_, i) => f(Math.floor(i / half) * config.rope_theta ** (-(i % half) / half))),
-        ),
+      () => {
+        const values = new Float32Array(shape[0]! * half);
+        for (let i = 0; i < values.length; i++) values[i] = f(Math.floor(i / half) * frequencies[i % half]!);
+        return floats(shape, values);
+      },
       { frozen: true },
     );
   return { cos: table("rotary.cos", Math.cos), sin: table("rotary.sin", Math.sin) };
