@@ -7,8 +7,6 @@ import { readStorage } from "./stored-values.ts";
 export interface CpuOptions {
   /** Threads of one operator. Default: the machine's cores. */
   threads?: number;
-  /** Keep freed memory for the next run: faster, at a higher peak. Default true. */
-  arena?: boolean;
   /** Write a trace of every operator's time into a file with this prefix. */
   profile?: string;
 }
@@ -35,7 +33,6 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
         graphOptimizationLevel: "all",
         intraOpNumThreads: options.threads ?? availableParallelism(),
         interOpNumThreads: 1,
-        enableCpuMemArena: options.arena ?? true,
         // What goes wrong is thrown: ONNX Runtime need not print it too.
         logSeverityLevel: 4,
         ...(options.profile && { enableProfiling: true, profileFilePrefix: options.profile }),
