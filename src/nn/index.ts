@@ -1,3 +1,4 @@
+export * from "./activations.ts";
 export * from "./dropout.ts";
 export * from "./initializers.ts";
 export * from "./layers.ts";

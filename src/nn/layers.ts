@@ -1,25 +1,38 @@
 import type { Tensor } from "../graph/index.ts";
-import { add, embedding, linear, rmsNorm } from "../ops/index.ts";
+import { add, embedding, layerNorm, linear, matmul, rmsNorm } from "../ops/index.ts";
 import { type Initializer, ones, zeros } from "./initializers.ts";
 import { Module, Parameter } from "./module.ts";
 
-/** y = x·Wᵀ + b. `weight` [out, in]; x [..., in] → [..., out]. */
+/** How a weight matrix lies in memory: PyTorch's Linear has a row per output, GPT-2's Conv1D and ONNX's MatMul one per input. */
+export type LinearLayout = "out-in" | "in-out";
+
+export interface LinearOptions {
+  init: Initializer;
+  bias?: boolean;
+  /** Default "out-in". */
+  layout?: LinearLayout;
+}
+
+/** y = x·Wᵀ + b. `weight` [out, in], or [in, out] where the layout says so; x [..., in] → [..., out]. */
 export class Linear extends Module {
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
   readonly inFeatures: number;
   readonly outFeatures: number;
+  readonly layout: LinearLayout;
 
-  constructor(inFeatures: number, outFeatures: number, options: { init: Initializer; bias?: boolean }) {
+  constructor(inFeatures: number, outFeatures: number, options: LinearOptions) {
     super();
     this.inFeatures = inFeatures;
     this.outFeatures = outFeatures;
-    this.weight = new Parameter([outFeatures, inFeatures], () => options.init([outFeatures, inFeatures]));
+    this.layout = options.layout ?? "out-in";
+    const shape = this.layout === "out-in" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
+    this.weight = new Parameter(shape, () => options.init(shape));
     this.bias = options.bias ? new Parameter([outFeatures], () => zeros([outFeatures])) : undefined;
   }
 
   forward(x: Tensor): Tensor {
-    const y = linear(x, this.weight.value);
+    const y = this.layout === "out-in" ? linear(x, this.weight.value) : matmul(x, this.weight.value);
     return this.bias ? add(y, this.bias.value) : y;
   }
 }
@@ -38,18 +51,41 @@ export class Embedding extends Module {
   }
 }
 
-/** x / rms(x) · weight over the last axis. `weight` [width]. */
+/** What takes the scale out of activations: {@link RMSNorm} or {@link LayerNorm}. */
+export type Norm = RMSNorm | LayerNorm;
+
+/** x / rms(x) · weight over the last axis. `weight` [width]. With `unitOffset`, as in Gemma, the factor is 1 + weight. */
 export class RMSNorm extends Module {
   readonly weight: Parameter;
   readonly epsilon: number;
+  readonly unitOffset: boolean;
 
-  constructor(width: number, epsilon: number) {
+  constructor(width: number, epsilon: number, options: { unitOffset?: boolean } = {}) {
     super();
-    this.weight = new Parameter([width], () => ones([width]));
+    this.unitOffset = options.unitOffset ?? false;
+    this.weight = new Parameter([width], () => (this.unitOffset ? zeros : ones)([width]));
     this.epsilon = epsilon;
   }
 
   forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight.value, this.epsilon);
+    return rmsNorm(x, this.unitOffset ? add(this.weight.value, 1) : this.weight.value, this.epsilon);
+  }
+}
+
+/** (x − mean) / deviation · weight + bias over the last axis (Ba et al., "Layer Normalization"). `weight` and `bias` [width]. */
+export class LayerNorm extends Module {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+  readonly epsilon: number;
+
+  constructor(width: number, epsilon: number, options: { bias?: boolean } = {}) {
+    super();
+    this.weight = new Parameter([width], () => ones([width]));
+    this.bias = (options.bias ?? true) ? new Parameter([width], () => zeros([width])) : undefined;
+    this.epsilon = epsilon;
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight.value, this.bias?.value, this.epsilon);
   }
 }

@@ -1,4 +1,5 @@
 import {
+  addDims,
   type Dim,
   type DType,
   dimsEqual,
@@ -10,62 +11,27 @@ import {
   subDims,
   type Tensor,
 } from "../graph/index.ts";
-import { defineOp, type Op, shapeError } from "./define.ts";
-import { add, broadcastShapes, cast, lessOrEqual, mul, sub, where } from "./elementwise.ts";
-import { contrib, int64s, node, result } from "./emission.ts";
+import { defineOp, type Operands, shapeError } from "./define.ts";
+import { add, broadcastShapes, cast, lessOrEqual, mul, sub, tanh, where } from "./elementwise.ts";
+import { node } from "./emission.ts";
 import { matmul } from "./matmul.ts";
 import { concat, range, reshape, slice, split, unsqueeze } from "./movement.ts";
 import { sum } from "./reduce.ts";
+import { softmax } from "./softmax.ts";
 
-type RotaryInputs = { x: Tensor; cos: Tensor; sin: Tensor; positions: Tensor };
-
-const rotaryOp: Op<RotaryInputs, { inverse: boolean }> = defineOp<RotaryInputs, { inverse: boolean }>({
-  name: "Rotary",
-  type: ({ x, cos, sin, positions }) => {
-    const half = divDims(x.shape.at(-1) ?? 0, 2);
-    const ok =
-      x.rank === 4 &&
-      half !== undefined &&
-      cos.rank === 2 &&
-      dimsEqual(cos.shape[1]!, half) &&
-      sin.rank === 2 &&
-      dimsEqual(sin.shape[1]!, half);
-    if (!ok) throw shapeError("Rotary", { x, cos, sin }, "x must be [batch, heads, time, width] and the tables [positions, width/2]");
-    if (cos.dtype !== x.dtype || sin.dtype !== x.dtype)
-      throw shapeError("Rotary", { x, cos, sin }, "the tables must have the dtype of x; cast one of them");
-    if (positions.dtype !== "int64" || positions.rank !== 2 || !dimsEqual(positions.shape[1]!, x.shape[2]!))
-      throw shapeError("Rotary", { x, positions }, "positions must be int64 [batch, time]");
-    return { dtype: x.dtype, shape: x.shape };
-  },
-  emit: ({ x, cos, sin, positions }, { inverse }, { provider }) => {
-    const table = inverse ? node("Neg", [sin]) : sin;
-    if (provider === "cpu" || provider === "wasm") return node("RotaryEmbedding", [x, positions, cos, table], { interleaved: 0 }, contrib);
-    const at = (t: typeof x) => node("Unsqueeze", [node("Gather", [t, positions], { axis: 0 }), int64s([1])]);
-    const [c, s] = [at(cos), at(table)];
-    const first = node("Split", [x], { axis: -1, num_outputs: 2 }, { outputs: 2 });
-    const second = result(first, 1);
-    return node(
-      "Concat",
-      [node("Sub", [node("Mul", [first, c]), node("Mul", [second, s])]), node("Add", [node("Mul", [second, c]), node("Mul", [first, s])])],
-      { axis: -1 },
-    );
-  },
-  // A rotation is orthogonal: its transpose is the rotation by the negative angle.
-  grad: ({ cos, sin, positions }, dy, { inverse }) => ({ x: rotaryOp({ x: dy, cos, sin, positions }, { inverse: !inverse }) }),
-});
-
-/**
- * Rotary position embedding in the half-split layout of Llama checkpoints (Su et al., "RoFormer").
- * `x` [batch, heads, time, width]; `cos` and `sin` [positions, width/2]; `positions` int64 [batch, time].
- */
-export const rotary = (x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor): Tensor =>
-  rotaryOp({ x, cos, sin, positions }, { inverse: false });
+/** Keys and values of some tokens, [batch, kvHeads, keys, width]. */
+export interface KeyValues {
+  key: Tensor;
+  value: Tensor;
+}
 
 export interface AttentionOptions {
   /** Factor on the scores. Default 1/√width. */
-  scale?: number;
+  scale?: number | undefined;
+  /** Scores are kept within ±softcap by softcap·tanh(score/softcap) (Gemma Team, "Gemma 2"). Default: they are not. */
+  softcap?: number | undefined;
   /** Added to the scores; broadcasts against [batch, heads, queries, keys]. Hidden places hold {@link hiddenScore}; see {@link causalMask}. */
-  mask?: Tensor;
+  mask?: Tensor | undefined;
 }
 
 const softmaxMatmulOp = defineOp<{ scores: Tensor; v: Tensor }, object>({
@@ -110,37 +76,76 @@ export function causalMask(queries: Dim, keys: Dim, dtype: DType = "float32"): T
  * softmax(q·kᵀ·scale + mask)·v with grouped keys and values (Ainslie et al., "GQA").
  * `q` [batch, heads, queries, width], `k` and `v` [batch, kvHeads, keys, width], heads a multiple of kvHeads → [batch, heads, queries, width].
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  const operands = { q, k, v, mask: options.mask };
-  if ([q, k, v].some((t) => t.rank !== 4)) throw shapeError("Attention", operands, "q, k and v must be [batch, heads, time, width]");
-  const [batch, heads, queries, width] = q.shape as [Dim, Dim, Dim, Dim];
-  const [, kvHeads, keys] = k.shape as [Dim, Dim, Dim];
-  const groups = divDims(heads, kvHeads);
-  if (typeof groups !== "number")
-    throw shapeError("Attention", operands, `${heads} query heads cannot share ${kvHeads} key/value heads evenly`);
-  if (typeof width !== "number") throw shapeError("Attention", operands, "the width of a head must be a number");
-  if (!dimsEqual(k.shape[3]!, width)) throw shapeError("Attention", operands, "q and k must have one width");
-  if (!shapesEqual(k.shape.slice(0, 3), v.shape.slice(0, 3)) || !dimsEqual(k.shape[0]!, batch))
-    throw shapeError("Attention", operands, "k and v must agree in heads and length, and with q in the batch");
-  const full: Shape = [batch, heads, queries, keys];
-  const fitted = options.mask && broadcastShapes(options.mask.shape, full);
-  if (options.mask && !(fitted && shapesEqual(fitted, full)))
-    throw shapeError("Attention", operands, `the mask does not broadcast to ${formatShape(full)}`);
+export const attention = (q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor =>
+  attentionOver(q, [{ key: k, value: v }], options);
+
+/**
+ * {@link attention} over several sources at once, as over a cache and the new tokens, with one softmax over all. The scores are joined, which are
+ * small, and not the keys and values, which would be copied whole. The mask's keys are those of all sources, in their order.
+ */
+export function attentionOver(q: Tensor, sources: readonly KeyValues[], options: AttentionOptions = {}): Tensor {
+  const { batch, heads, queries, width, kvHeads, groups, keys } = checkedSizes(q, sources, options.mask);
   // The heads of one group stand one below the other, so that keys and values need no copies.
-  const rows = mulDims(groups, queries);
-  const scores = matmul(reshape(q, [batch, kvHeads, rows, width]), k, { transposeB: true, alpha: options.scale ?? 1 / Math.sqrt(width) });
-  const masked = options.mask
-    ? reshape(add(reshape(scores, [batch, kvHeads, groups, queries, keys]), groupedMask(options.mask, kvHeads, groups)), scores.shape)
-    : scores;
-  return reshape(softmaxMatmulOp({ scores: masked, v }, {}), [batch, heads, queries, v.shape[3]!]);
+  const rows = reshape(q, [batch, kvHeads, mulDims(groups, queries), width]);
+  const parts = sources.map(({ key }) => matmul(rows, key, { transposeB: true, alpha: options.scale ?? 1 / Math.sqrt(width) }));
+  const joined = parts.length === 1 ? parts[0]! : concat(parts, 3);
+  const { softcap, mask } = options;
+  const scores = softcap === undefined ? joined : mul(tanh(mul(joined, 1 / softcap)), softcap);
+  const masked = mask ? addMask(scores, mask, [batch, kvHeads, groups, queries, keys]) : scores;
+  return reshape(mixed(masked, sources), [batch, heads, queries, sources[0]!.value.shape[3]!]);
 }
 
-/** [batch, heads, queries, keys] → [batch, kvHeads, groups, queries, keys]; masks of lower rank broadcast as they are. */
-function groupedMask(mask: Tensor, kvHeads: Dim, groups: number): Tensor {
-  if (mask.rank < 3) return mask;
+function mixed(scores: Tensor, sources: readonly KeyValues[]): Tensor {
+  const [only, ...more] = sources;
+  if (more.length === 0) return softmaxMatmulOp({ scores, v: only!.value }, {});
+  const weights = softmax(scores, -1);
+  let start: Dim = 0;
+  const parts = sources.map(({ value }, i) => {
+    const end: Dim = addDims(start, value.shape[2]!);
+    const part = matmul(i === sources.length - 1 ? slice(weights, 3, start) : slice(weights, 3, start, end), value);
+    start = end;
+    return part;
+  });
+  return parts.reduce((a, b) => add(a, b));
+}
+
+/** `scores` [batch, kvHeads, groups·queries, keys] + mask. With one query, as in decoding, nothing needs to be reshaped. */
+function addMask(scores: Tensor, mask: Tensor, full: readonly [Dim, Dim, number, Dim, Dim]): Tensor {
+  const [batch, kvHeads, groups, queries, keys] = full;
+  if (mask.rank < 3) return queries === 1 ? add(scores, mask) : reshape(add(reshape(scores, full), mask), scores.shape);
   const at = mask.rank - 3;
-  const heads = dimsEqual(mask.shape[at]!, 1) ? [1, 1] : [kvHeads, groups];
-  return reshape(mask, [...mask.shape.slice(0, at), ...heads, ...mask.shape.slice(at + 1)]);
+  const grouped = dimsEqual(mask.shape[at]!, 1) ? [1, 1] : [kvHeads, groups];
+  const before = mask.shape.slice(0, at);
+  if (queries === 1) return add(scores, reshape(mask, [...before, ...grouped, mask.shape.at(-1)!]));
+  return reshape(
+    add(reshape(scores, [batch, kvHeads, groups, queries, keys]), reshape(mask, [...before, ...grouped, ...mask.shape.slice(at + 1)])),
+    scores.shape,
+  );
+}
+
+function checkedSizes(q: Tensor, sources: readonly KeyValues[], mask: Tensor | undefined) {
+  const operands: Operands = { q };
+  for (const [i, { key, value }] of sources.entries()) Object.assign(operands, { [`k${i || ""}`]: key, [`v${i || ""}`]: value });
+  operands.mask = mask;
+  const fail = (reason: string) => shapeError("Attention", operands, reason);
+  if (sources.length === 0) throw fail("there must be keys and values");
+  if (Object.entries(operands).some(([name, t]) => name !== "mask" && t?.rank !== 4))
+    throw fail("q, k and v must be [batch, heads, time, width]");
+  const [batch, heads, queries, width] = q.shape as [Dim, Dim, Dim, Dim];
+  const kvHeads = sources[0]!.key.shape[1]!;
+  const groups = divDims(heads, kvHeads);
+  if (typeof groups !== "number") throw fail(`${heads} query heads cannot share ${kvHeads} key/value heads evenly`);
+  if (typeof width !== "number") throw fail("the width of a head must be a number");
+  for (const { key, value } of sources) {
+    if (!dimsEqual(key.shape[3]!, width)) throw fail("q and k must have one width");
+    if (!shapesEqual(key.shape.slice(0, 3), value.shape.slice(0, 3)) || !shapesEqual(key.shape.slice(0, 2), [batch, kvHeads]))
+      throw fail("k and v must agree in heads and length, and with q in the batch");
+  }
+  const keys = sources.map(({ key }) => key.shape[2]!).reduce(addDims);
+  const full: Shape = [batch, heads, queries, keys];
+  const fitted = mask && broadcastShapes(mask.shape, full);
+  if (mask && !(fitted && shapesEqual(fitted, full))) throw fail(`the mask does not broadcast to ${formatShape(full)}`);
+  return { batch, heads, queries, width, kvHeads, groups, keys };
 }
 
 /** Blocks that causal attention is cut into. Four leave more of the future out than two, and lose it again to overhead (measured at 256 positions). */
@@ -150,7 +155,7 @@ const causalBlocks = { atMost: 2, rowsAtLeast: 64 };
  * {@link attention} where each position sees itself and the ones before. The queries are cut into blocks, and each block reads only the keys
  * up to its own end: with two blocks a quarter of the work on scores is never done. With more keys than queries the queries are the last ones.
  */
-export function causalAttention(q: Tensor, k: Tensor, v: Tensor, options: { scale?: number } = {}): Tensor {
+export function causalAttention(q: Tensor, k: Tensor, v: Tensor, options: Omit<AttentionOptions, "mask"> = {}): Tensor {
   const [queries, keys] = [q.shape[2], k.shape[2]];
   const count =
     typeof queries === "number" && queries === keys ? Math.min(causalBlocks.atMost, Math.floor(queries / causalBlocks.rowsAtLeast)) : 1;

@@ -15,4 +15,5 @@ export * from "./pairwise-loss.ts";
 export * from "./pool.ts";
 export * from "./random.ts";
 export * from "./reduce.ts";
+export * from "./rotary.ts";
 export * from "./softmax.ts";
