@@ -1,4 +1,4 @@
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor, TypedArray, Variable } from "../graph/index.ts";
 import { add, embedding, layerNorm, linear, matmul, rmsNorm } from "../ops/index.ts";
 import { type Initializer, ones, zeros } from "./initializers.ts";
 import { Module, Parameter } from "./module.ts";
@@ -13,18 +13,32 @@ export interface LinearOptions {
   layout?: LinearLayout;
 }
 
-/** y = x·Wᵀ + b. `weight` [out, in], or [in, out] where the layout says so; x [..., in] → [..., out]. */
-export class Linear extends Module {
-  readonly weight: Parameter;
-  readonly bias: Parameter | undefined;
+/** y = x·Wᵀ + b, however the weight is stored: what an adapter may stand on. x [..., in] → [..., out]. */
+export abstract class LinearLayer extends Module {
+  abstract readonly bias: Parameter | undefined;
   readonly inFeatures: number;
   readonly outFeatures: number;
-  readonly layout: LinearLayout;
 
-  constructor(inFeatures: number, outFeatures: number, options: LinearOptions) {
+  constructor(inFeatures: number, outFeatures: number) {
     super();
     this.inFeatures = inFeatures;
     this.outFeatures = outFeatures;
+  }
+
+  abstract override forward(x: Tensor): Tensor;
+
+  /** The weight as float32 values [out, in], row-major; `values` gives those of a variable. */
+  abstract denseWeight(values: (variable: Variable) => TypedArray): Float32Array;
+}
+
+/** The usual {@link LinearLayer}. `weight` [out, in], or [in, out] where the layout says so. */
+export class Linear extends LinearLayer {
+  readonly weight: Parameter;
+  readonly bias: Parameter | undefined;
+  readonly layout: LinearLayout;
+
+  constructor(inFeatures: number, outFeatures: number, options: LinearOptions) {
+    super(inFeatures, outFeatures);
     this.layout = options.layout ?? "out-in";
     const shape = this.layout === "out-in" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
     this.weight = new Parameter(shape, () => options.init(shape));
@@ -34,6 +48,13 @@ export class Linear extends Module {
   forward(x: Tensor): Tensor {
     const y = this.layout === "out-in" ? linear(x, this.weight.value) : matmul(x, this.weight.value);
     return this.bias ? add(y, this.bias.value) : y;
+  }
+
+  denseWeight(values: (variable: Variable) => TypedArray): Float32Array {
+    const weight = values(this.weight) as Float32Array;
+    if (this.layout === "out-in") return weight;
+    const { inFeatures, outFeatures } = this;
+    return Float32Array.from(weight, (_, i) => weight[(i % inFeatures) * outFeatures + Math.floor(i / inFeatures)]!);
   }
 }
 

@@ -1,28 +1,22 @@
 import type { Tensor } from "../../graph/index.ts";
-import { dropout, type Initializer, Linear, Module, type Parameter, zeros } from "../../nn/index.ts";
-import { add, linear, matmul } from "../../ops/index.ts";
+import { dropout, type Initializer, Linear, type LinearLayer, Module, type Parameter, zeros } from "../../nn/index.ts";
+import { add, matmul } from "../../ops/index.ts";
 
 /**
- * A Linear with a low-rank update: y = x·Wᵀ + b + s·(x·Aᵀ)·Bᵀ. Weight and bias keep their names, so the base checkpoint still loads;
- * `lora_A.weight` [rank, in] and `lora_B.weight` [out, rank] are named as PEFT names them.
+ * A linear layer with a low-rank update: y = base(x) + s·(x·Aᵀ)·Bᵀ. The base's weight and bias keep their names, so the base checkpoint still
+ * loads; `lora_A.weight` [rank, in] and `lora_B.weight` [out, rank] are named as PEFT names them.
  */
 export class LoraLinear extends Module {
-  readonly weight: Parameter;
-  readonly bias: Parameter | undefined;
+  readonly base: LinearLayer;
   readonly lora_A: Linear;
   readonly lora_B: Linear;
-  readonly inFeatures: number;
-  readonly outFeatures: number;
   readonly rank: number;
   readonly scaling: number;
   readonly dropout: number;
 
-  constructor(base: Linear, options: { rank: number; scaling: number; dropout: number; initA: Initializer }) {
+  constructor(base: LinearLayer, options: { rank: number; scaling: number; dropout: number; initA: Initializer }) {
     super();
-    this.weight = base.weight;
-    this.bias = base.bias;
-    this.inFeatures = base.inFeatures;
-    this.outFeatures = base.outFeatures;
+    this.base = base;
     this.rank = options.rank;
     this.scaling = options.scaling;
     this.dropout = options.dropout;
@@ -32,9 +26,13 @@ export class LoraLinear extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    const y = linear(x, this.weight.value);
     const low = this.lora_A.forward(dropout(x, this.dropout));
-    const adapted = add(y, matmul(low, this.lora_B.weight.value, { transposeB: true, alpha: this.scaling }));
-    return this.bias ? add(adapted, this.bias.value) : adapted;
+    return add(this.base.forward(x), matmul(low, this.lora_B.weight.value, { transposeB: true, alpha: this.scaling }));
+  }
+
+  /** The base's children stand among the layer's own: `q_proj.weight`, not `q_proj.base.weight`. */
+  override *children(): Generator<[name: string, child: Module | Parameter]> {
+    yield* this.base.children();
+    for (const entry of super.children()) if (entry[1] !== this.base) yield entry;
   }
 }

@@ -1,4 +1,3 @@
-import { elementCount } from "../../graph/index.ts";
 import { floats, Linear, type Module, zeros } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { forgetWeights } from "../../train/method.ts";
@@ -19,9 +18,10 @@ export interface Merged {
 export function mergeLora(model: Module, device: Device): Merged {
   const adapters = [...model.namedModules()].filter((entry): entry is [string, LoraLinear] => entry[1] instanceof LoraLinear);
   for (const [path, adapter] of adapters) {
-    const merged = new Linear(adapter.inFeatures, adapter.outFeatures, { init: zeros, bias: adapter.bias !== undefined });
-    merged.weight.storage = floats(adapter.weight.shape, mergedWeight(adapter, device));
-    if (merged.bias) merged.bias.storage = { kind: "memory", ...device.read(adapter.bias!) };
+    const { inFeatures, outFeatures, bias } = adapter.base;
+    const merged = new Linear(inFeatures, outFeatures, { init: zeros, bias: bias !== undefined });
+    merged.weight.storage = floats([outFeatures, inFeatures], mergedWeight(adapter, device));
+    if (merged.bias) merged.bias.storage = { kind: "memory", ...device.read(bias!) };
     merged.freeze();
     model.replace(path, merged);
   }
@@ -38,11 +38,12 @@ export function mergeLora(model: Module, device: Device): Merged {
   };
 }
 
-function mergedWeight({ weight, lora_A, lora_B, rank, scaling, inFeatures, outFeatures }: LoraLinear, device: Device): Float32Array {
-  const base = device.read(weight).data as Float32Array;
+/** [out, in]. */
+function mergedWeight({ base, lora_A, lora_B, rank, scaling }: LoraLinear, device: Device): Float32Array {
+  const { inFeatures, outFeatures } = base;
+  const merged = base.denseWeight((variable) => device.read(variable).data);
   const a = device.read(lora_A.weight).data as Float32Array;
   const b = device.read(lora_B.weight).data as Float32Array;
-  const merged = new Float32Array(elementCount(weight.shape));
   const row = new Float64Array(inFeatures);
   for (let o = 0; o < outFeatures; o++) {
     row.fill(0);
@@ -50,7 +51,7 @@ function mergedWeight({ weight, lora_A, lora_B, rank, scaling, inFeatures, outFe
       const factor = scaling * b[o * rank + r]!;
       for (let i = 0; i < inFeatures; i++) row[i]! += factor * a[r * inFeatures + i]!;
     }
-    for (let i = 0; i < inFeatures; i++) merged[o * inFeatures + i] = base[o * inFeatures + i]! + row[i]!;
+    for (let i = 0; i < inFeatures; i++) merged[o * inFeatures + i]! += row[i]!;
   }
   return merged;
 }

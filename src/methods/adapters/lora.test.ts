@@ -3,9 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { openSafetensors, readPeftAdapter, readStorage } from "../../checkpoints/index.ts";
-import { trace } from "../../graph/index.ts";
+import { type Tensor, trace } from "../../graph/index.ts";
 import { loadCausalLM, loadSequenceClassifier, saveModel } from "../../models/index.ts";
 import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../../models/llama.ts";
+import { floats, Linear, Module, ones, zeros } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights } from "../../train/method.ts";
@@ -91,7 +92,7 @@ describe("merging", () => {
     const model = loadCausalLM(join(fixtures, "llama-tiny"));
     const { input_ids } = expected("llama-tiny-lora");
     const q = "model.layers.0.self_attn.q_proj";
-    const weight = device.read((model.module(q) as LoraLinear).weight).data;
+    const weight = device.read((model.module(q) as Linear).weight).data;
     loadLora(model, join(fixtures, "llama-tiny-lora"));
     const adapted = await causalLogits(model, input_ids);
     const merged = mergeLora(model, device);
@@ -102,8 +103,50 @@ describe("merging", () => {
     expect(distance(await causalLogits(loadCausalLM(directory), input_ids), adapted)).toBeLessThan(1e-5);
     merged.unmerge();
     expect(await causalLogits(model, input_ids)).toEqual(adapted);
-    expect(device.read((model.module(q) as LoraLinear).weight).data).toEqual(weight);
+    expect(device.read(((model.module(q) as LoraLinear).base as Linear).weight).data).toEqual(weight);
   });
+});
+
+describe("the base layer", () => {
+  const layer = (layout: "out-in" | "in-out") => {
+    const base = new Linear(3, 2, { init: zeros, layout, bias: true }).freeze();
+    base.weight.storage = floats(base.weight.shape, Float32Array.of(1, 2, 3, 4, 5, 6));
+    base.bias!.storage = floats([2], Float32Array.of(10, 20));
+    const adapted = new LoraLinear(base, { rank: 1, scaling: 2, dropout: 0, initA: ones });
+    adapted.lora_B.weight.storage = floats([2, 1], Float32Array.of(1, -1));
+    return new (class extends Module {
+      proj: LoraLinear | Linear = adapted;
+      forward(x: Tensor): Tensor {
+        return this.proj.forward(x);
+      }
+    })().assignNames();
+  };
+  const run = async (model: Module & { forward(x: Tensor): Tensor }, row: number[]) => {
+    const x = hostTensor("float32", [1, 3], Float32Array.from(row));
+    return Array.from((await (await device.compile(trace({ x }, (i) => ({ y: model.forward(i.x) })))).run({ x })).y!.data as Float32Array);
+  };
+
+  test("its parameters keep their names beside the adapter's", () => {
+    expect(Array.from(layer("out-in").namedParameters(), ([name]) => name)).toEqual([
+      "proj.weight",
+      "proj.bias",
+      "proj.lora_A.weight",
+      "proj.lora_B.weight",
+    ]);
+  });
+
+  // x = (1, 0, 2): x·Aᵀ = 3, the update is 2·3·(1, −1); the base gives (1·1 + 2·3, 1·4 + 2·6), or, kept as [in, out], (1·1 + 2·5, 1·2 + 2·6).
+  for (const [layout, expected] of [
+    ["out-in", [7 + 10 + 6, 16 + 20 - 6]],
+    ["in-out", [11 + 10 + 6, 14 + 20 - 6]],
+  ] as const)
+    test(`kept as ${layout} is computed and merged`, async () => {
+      const model = layer(layout);
+      expect(await run(model, [1, 0, 2])).toEqual(expected);
+      mergeLora(model, device);
+      expect(model.proj).toBeInstanceOf(Linear);
+      expect(await run(model, [1, 0, 2])).toEqual(expected);
+    });
 });
 
 describe("options", () => {

@@ -1,18 +1,18 @@
 import { EspalierError, nearestNames } from "../../graph/index.ts";
-import { Linear, type Module } from "../../nn/index.ts";
+import { LinearLayer, type Module } from "../../nn/index.ts";
 import { LoraLinear } from "./lora-linear.ts";
 
 /** Which Linears an adapter goes on: endings of module paths (`q_proj`), one regular expression for the whole path, or all but the head. */
 export type Targets = readonly string[] | string;
 
 /** The Linears that `targets` choose, with their paths. Heads in `excluded` are trained in full and never adapted. */
-export function findTargets(model: Module, targets: Targets, excluded: readonly string[] = []): [path: string, layer: Linear][] {
+export function findTargets(model: Module, targets: Targets, excluded: readonly string[] = []): [path: string, layer: LinearLayer][] {
   const isExcluded = (path: string) => excluded.some((name) => path === name || path.endsWith(`.${name}`));
   const modules = [...model.namedModules()];
   const adapted = modules.filter(([, m]) => m instanceof LoraLinear).map(([path]) => path);
   const isInside = (path: string) => adapted.some((adapter) => path.startsWith(`${adapter}.`));
   const linears = modules.filter(
-    (entry): entry is [string, Linear] => entry[1] instanceof Linear && !isExcluded(entry[0]) && !isInside(entry[0]),
+    (entry): entry is [string, LinearLayer] => entry[1] instanceof LinearLayer && !isExcluded(entry[0]) && !isInside(entry[0]),
   );
   const matches = matcher(targets);
   const taken = adapted.find(matches);
