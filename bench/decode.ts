@@ -7,7 +7,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { Decoder, sample } from "../src/generate/index.ts";
 import { elementCount, Random, symbol, trace } from "../src/graph/index.ts";
-import { LlamaForCausalLM, loadCausalLM } from "../src/models/index.ts";
+import { type CausalLM, LlamaForCausalLM, loadCausalLM } from "../src/models/index.ts";
 import { matmul, sum } from "../src/ops/index.ts";
 import { type Device, hostTensor } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
@@ -93,7 +93,7 @@ class DecodeRun {
     this.compileSeconds = compileSeconds;
   }
 
-  static async create(device: Device, model: LlamaForCausalLM, threads: number): Promise<DecodeRun> {
+  static async create(device: Device, model: CausalLM, threads: number): Promise<DecodeRun> {
     const started = performance.now();
     const decoder = await Decoder.create(device, model);
     return new DecodeRun(decoder, threads, (performance.now() - started) / 1000);
@@ -142,8 +142,8 @@ async function randomSapling(): Promise<LlamaForCausalLM> {
 }
 
 /** Bytes of the weights that one token reads: an embedding that is not the head too is read in one row only. */
-function weightBytes(model: LlamaForCausalLM): number {
-  const read = model.parameters().filter((p) => !model.lm_head || p !== model.model.embed_tokens.weight);
+function weightBytes(model: CausalLM): number {
+  const read = model.parameters().filter((p) => !model.head || p !== model.decoder.embedding.weight);
   return read.reduce((bytes, p) => bytes + 4 * elementCount(p.shape), 0);
 }
 

@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { trace } from "../src/graph/index.ts";
+import type { CausalLM } from "../src/models/causal-lm.ts";
 import { loadCausalLM } from "../src/models/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
 import { type Device, hostTensor } from "../src/runtime/index.ts";
@@ -70,7 +71,7 @@ async function openSession(device: Device, directory: string) {
   };
 }
 
-const lastTokenProgram = (model: LlamaForCausalLM) =>
+const lastTokenProgram = (model: CausalLM) =>
   trace({ ids: { dtype: "int64", shape: [1, 8] } }, ({ ids }) => ({ logits: model.logits(model.forward({ ids }).hidden) }));
 
 async function tinyModel(): Promise<LlamaForCausalLM> {
@@ -86,7 +87,7 @@ async function tinyModel(): Promise<LlamaForCausalLM> {
   ).freeze();
 }
 
-async function openAndRun(device: Device, model: LlamaForCausalLM): Promise<void> {
+async function openAndRun(device: Device, model: CausalLM): Promise<void> {
   const program = await device.compile(lastTokenProgram(model));
   await program.run({ ids: hostTensor("int64", [1, 8], new BigInt64Array(8)) });
 }

@@ -1,14 +1,14 @@
 /**
- * Training steps as a share of the matmul peak. Shape: 6 Llama blocks of width 576 (9 heads, 3 key/value heads, feed-forward 1536),
- * vocabulary 8192, batch 4 × 256 tokens. Elementwise work, softmax, clipping and the optimizer count as lost time.
+ * Training steps as a share of the matmul peak: Llama blocks of width 576 (9 heads, 3 key/value heads, feed-forward 1536), batch 4 × 256 tokens.
+ * Elementwise work, softmax, clipping and the optimizer count as lost time.
  *
- * `shareOfPeak` counts the operations of the step as it is usually stated, attention over the whole square of positions included: 116 GFLOP with
- * LoRA. Causal attention leaves part of that square out; `executedShareOfPeak` counts only the products that are really computed.
+ * `shareOfPeak` counts the operations of the step as it is usually stated, attention over the whole square of positions included. Causal attention
+ * leaves part of that square out; `executedShareOfPeak` counts only the products that are really computed.
  */
 import { Random } from "../src/graph/index.ts";
 import { lora } from "../src/methods/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
-import { causalMask, countMatmulFlops } from "../src/ops/index.ts";
+import { countMatmulFlops, lessOrEqual, range, unsqueeze } from "../src/ops/index.ts";
 import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { applyWeights } from "../src/train/method.ts";
@@ -17,7 +17,14 @@ import { adamW, oneGroup } from "../src/train/optimizers.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
 import { median, round } from "./machine.ts";
 
+/** Layers and vocabulary. */
+export const stepShapes = {
+  "6 layers": { layers: 6, vocabulary: 8192 },
+  "SmolLM2-135M": { layers: 30, vocabulary: 49152 },
+} as const;
+
 export interface StepBenchOptions {
+  shape: keyof typeof stepShapes;
   lora: boolean;
   /** Timed steps. */
   repeats: number;
@@ -28,11 +35,12 @@ export interface StepBenchOptions {
 
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
   const [batch, time] = options.smoke ? [2, 32] : [4, 256];
+  const { layers, vocabulary } = stepShapes[options.shape];
   const config = llamaConfigSchema.parse({
-    vocab_size: options.smoke ? 512 : 8192,
+    vocab_size: options.smoke ? 512 : vocabulary,
     hidden_size: 576,
     intermediate_size: 1536,
-    num_hidden_layers: options.smoke ? 1 : 6,
+    num_hidden_layers: options.smoke ? 1 : layers,
     num_attention_heads: 9,
     num_key_value_heads: 3,
     tie_word_embeddings: true,
@@ -99,7 +107,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
 /** The same objective with attention over every pair of positions: for counting, never run. */
 function wholeSquare(model: LlamaForCausalLM): Objective {
   return causalLanguageModel({
-    forward: ({ ids }) => model.forward({ ids, mask: causalMask(ids.shape[1]!, ids.shape[1]!) }),
+    forward: ({ ids }) => model.forward({ ids, visible: lessOrEqual(range(ids.shape[1]!), unsqueeze(range(ids.shape[1]!), 1)) }),
     logits: (hidden) => model.logits(hidden),
   });
 }

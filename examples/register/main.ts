@@ -10,8 +10,8 @@ import { Terminal } from "../../src/cli/terminal.ts";
 import { Decoder, generate } from "../../src/generate/index.ts";
 import type { Tokenizer } from "../../src/inputs/index.ts";
 import { tokenizerFromDirectory } from "../../src/inputs/text/tokenizer-directory.ts";
+import type { CausalLM } from "../../src/models/index.ts";
 import { loadCausalLM } from "../../src/models/index.ts";
-import type { LlamaForCausalLM } from "../../src/models/llama.ts";
 import { cpu } from "../../src/runtime/node.ts";
 
 const prompts = ["And it came to pass, when", "The king said to his servants,"];
@@ -45,7 +45,7 @@ await runCommand(async () => {
   if (flags.json) terminal.json(summary);
 });
 
-async function samples(terminal: Terminal, when: string, model: LlamaForCausalLM, tokenizer: Tokenizer): Promise<void> {
+async function samples(terminal: Terminal, when: string, model: CausalLM, tokenizer: Tokenizer): Promise<void> {
   const decoder = await Decoder.create(cpu(), model);
   for (const prompt of prompts) {
     const { text } = await generate(decoder, tokenizer, prompt, { maxNewTokens: 50, temperature: 0.7, topP: 0.9, seed: 1 }).result();

@@ -4,16 +4,16 @@ import { EspalierError } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
 import { loadLora } from "../methods/index.ts";
+import type { CausalLM, SequenceClassifier } from "../models/causal-lm.ts";
 import { loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
-import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../models/llama.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
 import { defaultModel } from "./default-model.ts";
 import { readTaskRecord, recordFile } from "./task-record.ts";
 
 /** A model ready for use: a base model, with or without an adapter on it. */
 export type Adapted = { tokenizer: Tokenizer; base: string } & (
-  | { kind: "classification"; model: LlamaForSequenceClassification; record: Extract<TaskRecord, { task: "classification" }> }
-  | { kind: "language-modeling"; model: LlamaForCausalLM; record: Extract<TaskRecord, { task: "language-modeling" }> | undefined }
+  | { kind: "classification"; model: SequenceClassifier; record: Extract<TaskRecord, { task: "classification" }> }
+  | { kind: "language-modeling"; model: CausalLM; record: Extract<TaskRecord, { task: "language-modeling" }> | undefined }
 );
 
 /** Opens an adapter on its base model (or on `model`). */

@@ -3,7 +3,7 @@ import { type Example, splitExamples } from "../data/index.ts";
 import { readExamples } from "../data/records.ts";
 import { EspalierError } from "../graph/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
-import { loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
+import { DecoderClassifier, loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { classificationTask, collectLabels, initialiseHeadFromLabels } from "../train/tasks/classification.ts";
 import { languageModelingTask } from "../train/tasks/language-modeling.ts";
@@ -27,20 +27,20 @@ export async function prepareTask(
       "no-labels",
       `${flags.data} has no labels; classification needs a label for every text (--label-column names the column).`,
     );
-  const { tensors } = openCheckpoint(flags.model); // before the tokenizer, so that a wrong directory is reported as such
+  openCheckpoint(flags.model); // before the tokenizer, so that a wrong directory is reported as such
   const tokenizer = await tokenizerFromDirectory(flags.model);
   const { train: trainExamples, heldOut } = hold(examples, name, flags, columns, terminal);
   const common = { batchSize: flags.batchSize, seed: flags.seed, train: trainExamples, heldOut };
   if (name === "language-modeling") {
     const model = loadCausalLM(flags.model);
-    checkLength(flags.maxLength, model.config, flags.model);
+    checkLength(flags.maxLength, model, flags.model);
     return { task: languageModelingTask(model, tokenizer, device, { ...common, sequenceLength: flags.maxLength }) };
   }
   const labels = collectLabels(trainExamples, heldOut);
   const model = loadSequenceClassifier(flags.model, labels);
-  checkLength(flags.maxLength, model.config, flags.model);
+  checkLength(flags.maxLength, model, flags.model);
   // A head that was trained already is better than a guess.
-  if (!tensors.has("score.weight")) initialiseHeadFromLabels(model, tokenizer, labels, device);
+  if (model.headIsFresh && model instanceof DecoderClassifier) initialiseHeadFromLabels(model, tokenizer, labels, device);
   const task = classificationTask(model, tokenizer, device, {
     ...common,
     labels,

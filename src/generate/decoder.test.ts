@@ -1,6 +1,7 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { Random, trace } from "../graph/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
+import type { Linear } from "../nn/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { wasm } from "../runtime/web.ts";
@@ -81,7 +82,7 @@ test("a decoder over parameters that are trained follows them", async () => {
   const ownDecoder = await Decoder.create(device, trained);
   const ids = tokens(6);
   expect(distance((await ownDecoder.start([ids])).logits(), await withoutCache(trained, ids))).toBeLessThan(1e-5);
-  const weight = trained.model.layers[0]!.self_attn.q_proj.trainableParameters()[0]!;
+  const weight = (trained.module("model.layers.0.self_attn.q_proj") as Linear).weight;
   const before = (await ownDecoder.start([ids])).logits();
   device.write(
     weight,

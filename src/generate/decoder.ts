@@ -1,5 +1,5 @@
 import { EspalierError } from "../graph/index.ts";
-import type { LlamaForCausalLM } from "../models/llama.ts";
+import type { CausalLM } from "../models/causal-lm.ts";
 import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
 import { KeyValueCache } from "./cache.ts";
 import { pastNames, tracePrefill, traceStep } from "./programs.ts";
@@ -9,13 +9,13 @@ import { pastNames, tracePrefill, traceStep } from "./programs.ts";
  * constants of both; trainable ones are read from the device at every run, so a decoder made before training speaks as the model does now.
  */
 export class Decoder {
-  readonly model: LlamaForCausalLM;
+  readonly model: CausalLM;
   readonly #prefill: Program;
   readonly #step: Program;
   readonly #cache: { names: readonly string[]; kvHeads: number; width: number };
 
   private constructor(
-    model: LlamaForCausalLM,
+    model: CausalLM,
     prefill: Program,
     step: Program,
     cache: { names: readonly string[]; kvHeads: number; width: number },
@@ -26,21 +26,15 @@ export class Decoder {
     this.#cache = cache;
   }
 
-  static async create(device: Device, model: LlamaForCausalLM): Promise<Decoder> {
-    const prefill = tracePrefill(model);
-    // The model itself says how many keys and values it makes.
-    const [, kvHeads, , width] = prefill.outputs.present!.shape as [unknown, number, unknown, number];
-    const layers = model.config.num_hidden_layers;
-    const [compiledPrefill, compiledStep] = await Promise.all([
-      device.compile(prefill),
-      device.compile(traceStep(model, { layers, kvHeads, width })),
-    ]);
-    return new Decoder(model, compiledPrefill, compiledStep, { names: pastNames(layers), kvHeads, width });
+  static async create(device: Device, model: CausalLM): Promise<Decoder> {
+    const { traced: prefill, cache } = tracePrefill(model);
+    const [compiledPrefill, compiledStep] = await Promise.all([device.compile(prefill), device.compile(traceStep(model, cache))]);
+    return new Decoder(model, compiledPrefill, compiledStep, { names: pastNames(cache.layers), ...cache });
   }
 
   /** Tokens of prompt and answer together that the model can see. */
   get context(): number {
-    return this.model.config.max_position_embeddings;
+    return this.model.contextLength;
   }
 
   /** Reads prompts of any lengths. Each row then goes on as it would alone. */

@@ -1,5 +1,7 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
+export * from "./causal-lm.ts";
+export { families, familyOf } from "./families.ts";
+export { type Family, taskNames } from "./family.ts";
 export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
-export { readLlamaConfig } from "./read-config.ts";
-export { type SaveModelOptions, saveModel } from "./save.ts";
+export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";

@@ -4,7 +4,7 @@ import { bfloat16ToFloat32, float32ToBfloat16, openSafetensors, readJsonObject, 
 import { Decoder } from "../generate/decoder.ts";
 import { symbol, type Tensor, trace } from "../graph/index.ts";
 import { floats } from "../nn/index.ts";
-import { greaterOrEqual, hiddenScore, lessOrEqual, logicalAnd, range, reshape, where } from "../ops/index.ts";
+import { greaterOrEqual, lessOrEqual, logicalAnd, range, reshape } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { loadCausalLM } from "./index.ts";
@@ -12,6 +12,7 @@ import type { LlamaForCausalLM } from "./llama.ts";
 
 const fixtures = new URL("../../tests/fixtures/", import.meta.url).pathname;
 const device = cpu({ threads: 1 });
+const loadLlama = (directory: string) => loadCausalLM(directory) as LlamaForCausalLM;
 
 interface Expected {
   input_ids: number[][];
@@ -45,7 +46,7 @@ async function logitsOf(model: LlamaForCausalLM, ids: number[][], padding?: { at
     const [batch, time] = type.shape;
     const causal = lessOrEqual(range(time), reshape(range(time), [time, 1]));
     const options = attention_mask && {
-      mask: where(logicalAnd(causal, greaterOrEqual(reshape(attention_mask, [batch, 1, 1, time]), 1)), 0, hiddenScore),
+      visible: logicalAnd(causal, greaterOrEqual(reshape(attention_mask, [batch, 1, 1, time]), 1)),
       positions: position_ids!,
     };
     return { logits: model.logits(model.forward({ ids, ...options }).hidden) };
@@ -61,7 +62,7 @@ async function logitsOf(model: LlamaForCausalLM, ids: number[][], padding?: { at
 
 describe.each(["llama-tiny", "llama-tiny-tied"])("%s computes what transformers computes", (name) => {
   const expected = fixture(name);
-  const model = loadCausalLM(join(fixtures, name)).freeze();
+  const model = loadLlama(join(fixtures, name)).freeze();
 
   test("logits", async () => {
     expect(difference(await logitsOf(model, expected.input_ids), expected.values("logits"))).toBeLessThan(1e-5);
@@ -92,7 +93,7 @@ describe.each(["llama-tiny", "llama-tiny-tied"])("%s computes what transformers 
 
 test("llama-tiny-tied: hidden states of the embedding, the first layer and the last norm", async () => {
   const expected = fixture("llama-tiny-tied");
-  const model = loadCausalLM(join(fixtures, "llama-tiny-tied")).freeze();
+  const model = loadLlama(join(fixtures, "llama-tiny-tied")).freeze();
   const shape = [expected.input_ids.length, expected.input_ids[0]!.length];
   const seen: Record<string, Tensor> = {};
   const [first] = model.model.layers;
@@ -114,18 +115,18 @@ test("llama-tiny-tied: hidden states of the embedding, the first layer and the l
 
 test("shards in bfloat16 compute what the same weights rounded in float32 compute", async () => {
   const { input_ids } = fixture("llama-tiny");
-  const rounded = loadCausalLM(join(fixtures, "llama-tiny")).freeze();
+  const rounded = loadLlama(join(fixtures, "llama-tiny")).freeze();
   for (const parameter of rounded.parameters()) {
     const values = readStorage(parameter.storage) as Float32Array;
     parameter.storage = floats(parameter.shape, bfloat16ToFloat32(float32ToBfloat16(values)));
   }
-  const sharded = loadCausalLM(join(fixtures, "llama-tiny-sharded-bf16")).freeze();
+  const sharded = loadLlama(join(fixtures, "llama-tiny-sharded-bf16")).freeze();
   expect(await logitsOf(sharded, input_ids)).toEqual(await logitsOf(rounded, input_ids));
 });
 
 test("weights that are not frozen are read from the device at each run", async () => {
   const expected = fixture("llama-tiny");
-  const model = loadCausalLM(join(fixtures, "llama-tiny"));
+  const model = loadLlama(join(fixtures, "llama-tiny"));
   expect(difference(await logitsOf(model, expected.input_ids), expected.values("logits"))).toBeLessThan(1e-5);
   const head = model.lm_head!.weight;
   device.write(

@@ -3,22 +3,20 @@ import { join } from "node:path";
 import { type Checkpoint, matchTensors, openCheckpoint, readStorage, toFloat32 } from "../checkpoints/index.ts";
 import { EspalierError, type FileStorage, isFloat, type Storage } from "../graph/index.ts";
 import { floats, type Module } from "../nn/index.ts";
-import { type LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification } from "./llama.ts";
-import { readLlamaConfig } from "./read-config.ts";
-
-/** Tables that old checkpoints carry along and that follow from the configuration. */
-const derived = /rotary_emb\.inv_freq$/;
+import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
+import { builderOf, familyOf } from "./families.ts";
+import type { Family, Task } from "./family.ts";
 
 /**
  * Loads a language model. Nothing is frozen: freeze what is not to be trained, and it becomes a constant that all sessions share.
  *
- * @throws EspalierError `checkpoint-missing`, `unsupported-model`, `bad-config`, `unsupported-rope`, `checkpoint-mismatch`, `checkpoint-dtype`
+ * @throws EspalierError `checkpoint-missing`, `unsupported-model`, `unsupported-task`, `bad-config`, `unsupported-rope`, `checkpoint-mismatch`, `checkpoint-dtype`
  */
-export function loadCausalLM(directory: string): LlamaForCausalLM {
-  const checkpoint = openCheckpoint(directory);
-  const model = new LlamaForCausalLM(configOf(checkpoint));
-  if (!model.lm_head) checkTiedHead(checkpoint);
-  fill(model, checkpoint, model.lm_head ? [] : [/^lm_head\.weight$/]);
+export function loadCausalLM(directory: string): CausalLM {
+  const opened = open(directory, "causalLM");
+  const model: CausalLM = opened.build(opened.config);
+  if (!model.head) checkTiedHead(opened.checkpoint, model.decoder.embedding.weight.name);
+  fill(model, opened, model.head ? {} : { unused: "lm_head.weight" });
   return model;
 }
 
@@ -28,26 +26,69 @@ export function loadCausalLM(directory: string): LlamaForCausalLM {
  * @param labels the classes in the order of the head's outputs
  * @throws EspalierError as {@link loadCausalLM}, and `labels-mismatch` where the checkpoint names other classes
  */
-export function loadSequenceClassifier(
-  directory: string,
-  labels: readonly string[],
-  options: { seed?: number } = {},
-): LlamaForSequenceClassification {
-  const checkpoint = openCheckpoint(directory);
-  const config = configOf(checkpoint);
-  const trained = checkpoint.tensors.has("score.weight");
-  if (trained) checkLabels(config, labels, directory);
-  const model = new LlamaForSequenceClassification(config, labels.length, options.seed);
-  fill(model, checkpoint, [/^lm_head\.weight$/], trained ? [] : ["score.weight"]);
+export function loadSequenceClassifier(directory: string, labels: readonly string[], options: { seed?: number } = {}): SequenceClassifier {
+  const opened = open(directory, "sequenceClassifier");
+  const model: SequenceClassifier = opened.build(opened.config, labels.length, options.seed);
+  model.headIsFresh = !opened.checkpoint.tensors.has(`${model.head.path}.weight`);
+  if (!model.headIsFresh) checkLabels(opened.config, labels, directory);
+  fill(model, opened, { otherHeads: true });
   return model;
 }
 
-const configOf = (checkpoint: Checkpoint): LlamaConfig => readLlamaConfig(checkpoint.config, join(checkpoint.directory, "config.json"));
+interface Opened<T extends Task> {
+  family: Family;
+  config: unknown;
+  build: NonNullable<Family[T]>;
+  checkpoint: Checkpoint;
+}
 
-function fill(model: Module, { directory, tensors }: Checkpoint, allowExtra: readonly RegExp[], fresh: readonly string[] = []): void {
-  const parameters = new Map([...model.namedParameters()].filter(([name]) => !fresh.includes(name)));
+function open<T extends Task>(directory: string, task: T): Opened<T> {
+  const checkpoint = openCheckpoint(directory);
+  const file = join(checkpoint.directory, "config.json");
+  const family = familyOf(checkpoint.config, file);
+  const build = builderOf(family, task, file);
+  return {
+    family,
+    config: family.readConfig(checkpoint.config, file),
+    build,
+    checkpoint: { ...checkpoint, tensors: named(checkpoint, family) },
+  };
+}
+
+/** Tensors under the names that the family's parameters have. */
+function named({ tensors }: Checkpoint, { prefix, rename }: Family): Checkpoint["tensors"] {
+  const bare = prefix !== "" && ![...tensors.keys()].some((name) => name.startsWith(`${prefix}.`));
+  if (!bare && !rename) return tensors;
+  return new Map(
+    [...tensors].map(([name, storage]) => {
+      const full = bare ? `${prefix}.${name}` : name;
+      return [rename?.(full) ?? full, storage];
+    }),
+  );
+}
+
+/** Tables that old checkpoints carry along and that follow from the configuration. */
+const derived = /rotary_emb\.inv_freq$/;
+
+interface FillOptions {
+  /** A tensor that needs no place. */
+  unused?: string;
+  /** The checkpoint may hold heads of other tasks, and lack the whole of this one's, which then keeps its initial values. */
+  otherHeads?: boolean;
+}
+
+/** Gives every parameter its tensor. */
+function fill(
+  model: Module,
+  { family, checkpoint: { directory, tensors } }: Opened<Task>,
+  { unused, otherHeads = false }: FillOptions,
+): void {
+  const inBase = (name: string) => name.startsWith(`${family.prefix}.`);
+  const parameters = new Map([...model.namedParameters()].filter(([name]) => !otherHeads || inBase(name) || tensors.has(name)));
   try {
-    matchTensors(new Map([...parameters].map(([name, p]) => [name, p.shape])), tensors, { allowExtra: [derived, ...allowExtra] });
+    matchTensors(new Map([...parameters].map(([name, p]) => [name, p.shape])), tensors, {
+      allowExtra: (name) => name === unused || derived.test(name) || family.derived?.test(name) || (otherHeads && !inBase(name)),
+    });
   } catch (cause) {
     if (!(cause instanceof EspalierError)) throw cause;
     throw new EspalierError(cause.code, `${directory}: ${cause.message}`, { cause });
@@ -67,9 +108,9 @@ function asFloat32(name: string, storage: FileStorage): Storage {
 }
 
 /** Some tools write a tied head out as well. The start of the two tells a copy from a head that was trained apart, at the cost of one page. */
-function checkTiedHead({ directory, tensors }: Checkpoint): void {
+function checkTiedHead({ directory, tensors }: Checkpoint, embeddingName: string): void {
   const head = tensors.get("lm_head.weight");
-  const embedding = tensors.get("model.embed_tokens.weight");
+  const embedding = tensors.get(embeddingName);
   if (!head || !embedding || head.dtype !== embedding.dtype) return;
   const start = (storage: FileStorage) => {
     const length = Math.min(storage.byteLength, 4096);
@@ -78,12 +119,12 @@ function checkTiedHead({ directory, tensors }: Checkpoint): void {
   if (start(head).equals(start(embedding))) return;
   throw new EspalierError(
     "checkpoint-mismatch",
-    `${directory}: config.json ties the head to the embedding ("tie_word_embeddings"), but lm_head.weight holds other values than model.embed_tokens.weight. Set "tie_word_embeddings": false if the head was trained apart, or remove lm_head.weight.`,
+    `${directory}: config.json ties the head to the embedding ("tie_word_embeddings"), but lm_head.weight holds other values than ${embeddingName}. Set "tie_word_embeddings": false if the head was trained apart, or remove lm_head.weight.`,
   );
 }
 
-function checkLabels(config: LlamaConfig, labels: readonly string[], directory: string): void {
-  const named = config.id2label;
+function checkLabels(config: unknown, labels: readonly string[], directory: string): void {
+  const named = (config as { id2label?: unknown }).id2label;
   if (typeof named !== "object" || named === null) return;
   const known = Object.entries(named as Record<string, unknown>)
     .sort(([a], [b]) => Number(a) - Number(b))

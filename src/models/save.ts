@@ -3,7 +3,8 @@ import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "n
 import { dirname, join } from "node:path";
 import { fromFloat32, readJsonObject, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
 import { EspalierError, type Storage } from "../graph/index.ts";
-import { LlamaForCausalLM, type LlamaForSequenceClassification } from "./llama.ts";
+import type { Module } from "../nn/index.ts";
+import { CausalLM } from "./causal-lm.ts";
 
 export interface SaveModelOptions {
   /** Directory that the model was loaded from: its configuration is kept, unknown keys included, and its tokenizer and licence are copied. */
@@ -14,6 +15,9 @@ export interface SaveModelOptions {
   labels?: readonly string[];
 }
 
+/** A model that says what transformers calls it. */
+export type SaveableModel = Module & { readonly architecture: string; readonly config: Readonly<Record<string, unknown>> };
+
 const copied =
   /^(tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json|licen[cs]e.*)$/i;
 
@@ -23,11 +27,7 @@ const copied =
  *
  * @throws EspalierError `save-onto-source`, `checkpoint-missing`, `disk-full`, `not-writable`
  */
-export function saveModel(
-  directory: string,
-  model: LlamaForCausalLM | LlamaForSequenceClassification,
-  options: SaveModelOptions = {},
-): void {
+export function saveModel(directory: string, model: SaveableModel, options: SaveModelOptions = {}): void {
   const dtype = options.dtype ?? "f32";
   const tensors = new Map<string, Storage>();
   for (const [name, { storage }] of model.namedParameters()) {
@@ -50,26 +50,21 @@ function refuseOwnSource(storage: Storage, directory: string): void {
   );
 }
 
-function configToSave(
-  model: LlamaForCausalLM | LlamaForSequenceClassification,
-  { source, labels }: SaveModelOptions,
-  dtype: "f32" | "bf16",
-): Record<string, unknown> {
+function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions, dtype: "f32" | "bf16"): Record<string, unknown> {
   const kept: Record<string, unknown> = source === undefined ? { ...model.config } : readJsonObject(join(source, "config.json"));
-  const classifier = !(model instanceof LlamaForCausalLM);
-  kept.architectures = [classifier ? "LlamaForSequenceClassification" : "LlamaForCausalLM"];
+  kept.architectures = [model.architecture];
   // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
   kept["dtype" in kept ? "dtype" : "torch_dtype"] = dtype === "bf16" ? "bfloat16" : "float32";
-  if (classifier && labels) {
+  if (labels) {
     kept.id2label = Object.fromEntries(labels.map((label, i) => [String(i), label]));
     kept.label2id = Object.fromEntries(labels.map((label, i) => [label, i]));
   }
   return kept;
 }
 
-function filesToCopy(source: string | undefined, model: LlamaForCausalLM | LlamaForSequenceClassification): Record<string, Uint8Array> {
+function filesToCopy(source: string | undefined, model: SaveableModel): Record<string, Uint8Array> {
   if (source === undefined) return {};
   const names = readdirSync(source).filter((name) => copied.test(name) && statSync(join(source, name)).isFile());
-  const wanted = model instanceof LlamaForCausalLM ? names : names.filter((name) => name !== "generation_config.json");
+  const wanted = model instanceof CausalLM ? names : names.filter((name) => name !== "generation_config.json");
   return Object.fromEntries(wanted.map((name) => [name, readFileSync(join(source, name))]));
 }

@@ -48,9 +48,8 @@ export function evalCommand(): Command {
           );
         task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
       } else {
-        const { config } = adapted.model;
-        const sequenceLength = flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, config.max_position_embeddings);
-        checkLength(sequenceLength, config, adapted.base);
+        const sequenceLength = flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, adapted.model.contextLength);
+        checkLength(sequenceLength, adapted.model, adapted.base);
         task = languageModelingTask(adapted.model, adapted.tokenizer, device, { ...common, sequenceLength });
       }
       const bar = terminal.progress("evaluate", 1);

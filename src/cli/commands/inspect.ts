@@ -43,7 +43,7 @@ export function inspectCommand(): Command {
     .action(async (flags: InspectFlags) => {
       const terminal = new Terminal();
       const model = loadCausalLM(flags.model);
-      checkLength(flags.maxLength, model.config, flags.model);
+      checkLength(flags.maxLength, model, flags.model);
       if (flags.method === "lora")
         applyWeights(model, [
           lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets }),

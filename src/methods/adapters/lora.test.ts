@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { openSafetensors, readPeftAdapter, readStorage } from "../../checkpoints/index.ts";
 import { type Tensor, trace } from "../../graph/index.ts";
+import type { CausalLM, SequenceClassifier } from "../../models/index.ts";
 import { loadCausalLM, loadSequenceClassifier, saveModel } from "../../models/index.ts";
-import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../../models/llama.ts";
 import { floats, Linear, Module, ones, zeros } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
@@ -21,7 +21,7 @@ const expectedLogits = (name: string) =>
   readStorage(openSafetensors(join(fixtures, name, "expected.safetensors")).tensors.get("logits")!) as Float32Array;
 const ids = (rows: number[][]) => hostTensor("int64", [rows.length, rows[0]!.length], BigInt64Array.from(rows.flat(), BigInt));
 
-async function causalLogits(model: LlamaForCausalLM, rows: number[][]): Promise<Float32Array> {
+async function causalLogits(model: CausalLM, rows: number[][]): Promise<Float32Array> {
   const host = ids(rows);
   const program = await device.compile(
     trace({ ids: host }, (inputs) => ({ logits: model.logits(model.forward({ ids: inputs.ids }).hidden) })),
@@ -29,7 +29,7 @@ async function causalLogits(model: LlamaForCausalLM, rows: number[][]): Promise<
   return (await program.run({ ids: host })).logits!.data as Float32Array;
 }
 
-async function classLogits(model: LlamaForSequenceClassification, rows: number[][], lengths: number[]): Promise<Float32Array> {
+async function classLogits(model: SequenceClassifier, rows: number[][], lengths: number[]): Promise<Float32Array> {
   const feeds = { ids: ids(rows), lengths: hostTensor("int64", [lengths.length], BigInt64Array.from(lengths, BigInt)) };
   const program = await device.compile(trace(feeds, (inputs) => ({ logits: model.forward(inputs.ids, inputs.lengths) })));
   return (await program.run(feeds)).logits!.data as Float32Array;

@@ -1,8 +1,8 @@
 import { classificationBatches, type EncodedExample, type Example, type Truncation } from "../../data/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
-import type { LlamaForSequenceClassification } from "../../models/llama.ts";
-import { floats } from "../../nn/index.ts";
+import type { DecoderClassifier, SequenceClassifier } from "../../models/causal-lm.ts";
+import { floats, type Linear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
 import { accuracy, macroF1, majorityClass, precisionRecallF1, rocAuc } from "../metrics.ts";
@@ -73,7 +73,7 @@ export class Classifier {
   readonly #evaluator: Evaluator;
   readonly #options: { padId: number; maxLength: number };
 
-  constructor(model: LlamaForSequenceClassification, tokenizer: Tokenizer, device: Device, options: ClassifierOptions) {
+  constructor(model: SequenceClassifier, tokenizer: Tokenizer, device: Device, options: ClassifierOptions) {
     this.labels = options.labels;
     this.#encoder = new ClassifierEncoder(tokenizer, options);
     this.#evaluator = new Evaluator(device, sequenceClassification(model));
@@ -156,13 +156,8 @@ export function collectLabels(train: readonly Example[], heldOut: readonly Examp
  * Gives the head the output embedding of each label's first token, so that the untrained model answers as the language model would: the
  * zero-shot baseline, and where training starts from.
  */
-export function initialiseHeadFromLabels(
-  model: LlamaForSequenceClassification,
-  tokenizer: Tokenizer,
-  labels: readonly string[],
-  device: Device,
-): void {
-  const { weight } = model.model.embed_tokens;
+export function initialiseHeadFromLabels(model: DecoderClassifier, tokenizer: Tokenizer, labels: readonly string[], device: Device): void {
+  const { weight } = model.decoder.embedding;
   const width = weight.shape[1]!;
   const table = device.read(weight).data as Float32Array;
   const ids = labels.map((label) => tokenizer.encode(` ${label}`, { addSpecialTokens: false }));
@@ -172,7 +167,7 @@ export function initialiseHeadFromLabels(
     const used = distinct ? tokens.slice(0, 1) : tokens;
     for (const id of used) for (let i = 0; i < width; i++) rows[row * width + i]! += table[id * width + i]! / used.length;
   }
-  model.score.weight.storage = floats([labels.length, width], rows);
+  (model.score as Linear).weight.storage = floats([labels.length, width], rows);
 }
 
 export interface ClassificationTaskOptions extends ClassifierOptions {
@@ -186,7 +181,7 @@ export interface ClassificationTaskOptions extends ClassifierOptions {
 
 /** One label per text. The model's head must have one row per label, in the order of `labels`. */
 export function classificationTask(
-  model: LlamaForSequenceClassification,
+  model: SequenceClassifier,
   tokenizer: Tokenizer,
   device: Device,
   options: ClassificationTaskOptions,

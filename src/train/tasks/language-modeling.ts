@@ -1,7 +1,7 @@
 import { type Example, languageBatches } from "../../data/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
-import type { LlamaForCausalLM } from "../../models/llama.ts";
+import type { CausalLM } from "../../models/causal-lm.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
 import { causalLanguageModel } from "../objectives.ts";
@@ -22,7 +22,7 @@ function tokens(examples: readonly Example[], tokenizer: Tokenizer): Int32Array 
 }
 
 /** Next-token prediction on texts; quality is stated in bits per byte of held-out text, which does not depend on the tokenizer. */
-export function languageModelingTask(model: LlamaForCausalLM, tokenizer: Tokenizer, device: Device, options: LanguageTaskOptions): Task {
+export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, device: Device, options: LanguageTaskOptions): Task {
   const { batchSize, sequenceLength, seed } = options;
   const [trainTokens, heldTokens] = [tokens(options.train, tokenizer), tokens(options.heldOut, tokenizer)];
   if (heldTokens.length < 2)

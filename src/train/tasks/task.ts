@@ -1,11 +1,11 @@
 import type { BatchSource } from "../../data/index.ts";
-import type { LlamaForCausalLM, LlamaForSequenceClassification } from "../../models/llama.ts";
+import type { CausalLM, SequenceClassifier } from "../../models/causal-lm.ts";
 import type { Objective } from "../objectives.ts";
 
 /** A model, what it learns from and how well it does: what the command trains and evaluates. */
 export interface Task {
   readonly name: "classification" | "language-modeling";
-  readonly model: LlamaForCausalLM | LlamaForSequenceClassification;
+  readonly model: CausalLM | SequenceClassifier;
   readonly objective: Objective;
   readonly train: BatchSource;
   /** Size and treatment of the data in words, truncation included: nothing is dropped silently. */

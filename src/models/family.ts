@@ -1,0 +1,36 @@
+import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
+
+/** A family of checkpoints: how its `config.json` is read, and the models that can be built from it. */
+// biome-ignore lint/suspicious/noExplicitAny: the table of families forgets each one's configuration type; `readConfig` makes what the builders take.
+export interface Family<C = any> {
+  /** As in the class names of transformers. */
+  name: string;
+  /** Published models that people know it by. */
+  models: string;
+  /** The values of `model_type` that it serves. */
+  modelTypes: readonly string[];
+  /** Path of the model without its heads, as checkpoints with a head have it. Checkpoints without a head leave it out. */
+  prefix: string;
+  /** @throws EspalierError `bad-config` and what else the family refuses */
+  readConfig(json: unknown, file: string): C;
+  /** Checkpoint's tensor name → parameter's name, where old checkpoints have another one. Applied after the prefix. */
+  rename?(name: string): string;
+  /** Tensors that follow from the configuration and are not read, under their name after `rename`. */
+  derived?: RegExp;
+
+  /** Next-token prediction. */
+  causalLM?(config: C, seed?: number): CausalLM;
+  /** One of several labels for a sequence. */
+  sequenceClassifier?(config: C, labels: number, seed?: number): SequenceClassifier;
+}
+
+/** The builders of a family: one for each task that it has. */
+export type Task = "causalLM" | "sequenceClassifier";
+
+/** What a task is called in messages. */
+export const taskNames: Readonly<Record<Task, string>> = {
+  causalLM: "a language model",
+  sequenceClassifier: "a sequence classifier",
+};
+
+export const defineFamily = <C>(family: Family<C>): Family<C> => family;
