@@ -8,6 +8,7 @@ export default defineConfig({
     "src/runtime/{node,web}.ts",
     "src/data/records.ts",
     "src/inputs/text/tokenizer-directory.ts",
+    "src/inputs/{image,audio}/index.ts",
     "src/cli/main.ts",
   ],
   format: "esm",
