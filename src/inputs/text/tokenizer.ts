@@ -5,6 +5,7 @@
  * new ones go through the library's merges. The ids are the same, many times faster on long text. Nothing here imports from Node.
  */
 import { EspalierError } from "../../graph/errors.ts";
+import { addedTokenPattern, RenamedTokens, splitAtTokens, type TextRange } from "./added-tokens.ts";
 import { fromByteLevel, toByteLevel } from "./byte-level.ts";
 import { TextStream } from "./text-stream.ts";
 import {
@@ -19,6 +20,8 @@ import { createLibraryTokenizer, type LibraryTokenizer, splitPattern } from "./t
 export interface EncodeOptions {
   /** Adds what the post-processor defines, such as a start token. Default `true`, as in transformers. */
   addSpecialTokens?: boolean;
+  /** Parts of the text in which nothing is an added token, whatever it looks like. */
+  literal?: readonly TextRange[];
 }
 
 export interface DecodeOptions {
@@ -35,10 +38,10 @@ export class Tokenizer {
   readonly eosId: number | undefined;
   readonly padId: number | undefined;
   readonly unkId: number | undefined;
+  /** Added tokens that stand for more than their text, as `tokenizer.json` spells them. */
+  readonly specialTokens: readonly string[];
   /** Longest input the checkpoint states, in tokens. */
   readonly maxLength: number | undefined;
-  /** Jinja source, when the checkpoint is a chat model. */
-  readonly chatTemplate: string | undefined;
 
   readonly #library: LibraryTokenizer;
   readonly #where: string;
@@ -49,6 +52,7 @@ export class Tokenizer {
   readonly #special: ReadonlySet<number>;
   readonly #pieces: RegExp | undefined;
   readonly #addedPattern: RegExp | undefined;
+  readonly #renamed: RenamedTokens;
   readonly #byteLevel: boolean;
   readonly #cache = new Map<string, readonly number[]>();
   #around: { prefix: number[]; suffix: number[] } | undefined;
@@ -59,7 +63,10 @@ export class Tokenizer {
     this.#config = config;
     this.#idOfToken = library.get_vocab();
     this.#added = new Map(file.added_tokens.map((token) => [token.content, token.id]));
-    this.#special = new Set(file.added_tokens.filter((token) => token.special).map((token) => token.id));
+    const special = file.added_tokens.filter((token) => token.special);
+    this.#special = new Set(special.map((token) => token.id));
+    this.specialTokens = special.map((token) => token.content).filter((content) => content !== "");
+    this.#renamed = new RenamedTokens(file, config);
     const tokens: (string | undefined)[] = [];
     for (const [token, id] of this.#idOfToken) tokens[id] = token;
     this.#tokenOfId = tokens;
@@ -77,7 +84,6 @@ export class Tokenizer {
     this.unkId = idOf("unk_token");
     // transformers writes 1e30 for "no limit".
     this.maxLength = config.model_max_length !== undefined && config.model_max_length < 1e9 ? config.model_max_length : undefined;
-    this.chatTemplate = typeof config.chat_template === "string" ? config.chat_template : undefined;
   }
 
   /**
@@ -96,20 +102,20 @@ export class Tokenizer {
   }
 
   /** @returns plain ids; wrap them in the integer type that the consumer wants. */
-  encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
-    if (!this.#pieces) return this.#checked(this.#guard(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids));
+  encode(text: string, { addSpecialTokens = true, literal = [] }: EncodeOptions = {}): number[] {
+    if (!this.#pieces && literal.length === 0)
+      return this.#checked(this.#guard(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids));
     const ids: number[] = [];
     if (addSpecialTokens) ids.push(...this.#surroundings().prefix);
-    if (!this.#addedPattern) this.#encodePieces(text, ids);
-    else {
-      // A capturing group makes `split` return the added tokens too, at the odd positions.
-      const sections = text.split(this.#addedPattern);
+    const sections = this.#addedPattern ? splitAtTokens(text, this.#addedPattern, literal) : [text];
+    if (!this.#pieces) ids.push(...this.#checked(this.#guard(() => this.#renamed.encode(sections))));
+    else
       for (let i = 0; i < sections.length; i++) {
         if (i % 2 === 1) ids.push(this.#added.get(sections[i]!)!);
         else if (sections[i] !== "") this.#encodePieces(sections[i]!, ids);
       }
-    }
     if (addSpecialTokens) ids.push(...this.#surroundings().suffix);
+    if (literal.length > 0) this.#refuseSpelledTokens(ids, sections, text, literal);
     return ids;
   }
 
@@ -155,6 +161,20 @@ export class Tokenizer {
   #bytesOf(id: number): Uint8Array {
     const token = this.#tokenOfId[id] ?? "";
     return (this.#added.has(token) ? undefined : fromByteLevel(token)) ?? new TextEncoder().encode(token);
+  }
+
+  /** Vocabularies exist in which the text of a token is that token, even where it was not looked for. */
+  #refuseSpelledTokens(ids: readonly number[], sections: readonly string[], text: string, literal: readonly TextRange[]): void {
+    for (const [begin, end] of literal) {
+      const token = text.slice(begin, end);
+      const id = this.#added.get(token);
+      const meant = sections.filter((section, i) => i % 2 === 1 && section === token).length;
+      if (id === undefined || ids.filter((other) => other === id).length <= meant) continue;
+      throw new EspalierError(
+        "special-token-in-text",
+        `The text holds ${JSON.stringify(token)}, which ${this.#where} cannot encode as mere text: its vocabulary has no other way to spell it. Take it out of the text.`,
+      );
+    }
   }
 
   #encodePieces(text: string, into: number[]): void {
@@ -230,13 +250,6 @@ function piecePattern(file: TokenizerFile): RegExp | undefined {
   if (split?.type !== "Split" || split.behavior !== "Isolated" || split.invert || rest.length > 0) return undefined;
   if (byteLevel?.type !== "ByteLevel" || byteLevel.add_prefix_space || byteLevel.use_regex !== false) return undefined;
   return splitPattern(split);
-}
-
-function addedTokenPattern(file: TokenizerFile): RegExp | undefined {
-  if (file.added_tokens.length === 0) return undefined;
-  // Longest first: the library's trie takes the longest match.
-  const contents = file.added_tokens.map((token) => token.content).sort((a, b) => b.length - a.length || (a < b ? -1 : 1));
-  return new RegExp(`(${contents.map((content) => content.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`);
 }
 
 function brokenTokenizer(where: string, cause: unknown): EspalierError {
