@@ -1,5 +1,5 @@
 import { type Shape, shapesEqual } from "./dims.ts";
-import type { DType, TypedArray } from "./dtype.ts";
+import { type DType, isFloat, type TypedArray } from "./dtype.ts";
 import { EspalierError } from "./errors.ts";
 import type { Storage } from "./storage.ts";
 
@@ -79,6 +79,9 @@ export class Variable implements TensorType {
   /**
    * Initial (or, when frozen, permanent) values. Setting them replaces the present values on every device; a program that was compiled while
    * the variable was frozen keeps the constant that it was compiled with.
+   *
+   * A float32 variable takes values stored in any float type: whoever reads them widens (float64: rounds) them then, a device when it first
+   * needs them. Any other difference of type or shape is refused as `shape-mismatch`.
    */
   get storage(): Storage {
     if (typeof this.#storage === "function") this.#storage = this.#storage();
@@ -91,7 +94,8 @@ export class Variable implements TensorType {
   }
 
   set storage(storage: Storage) {
-    if (storage.dtype !== this.dtype || !shapesEqual(storage.shape, this.shape)) {
+    const readable = storage.dtype === this.dtype || (this.dtype === "float32" && isFloat(storage.dtype));
+    if (!readable || !shapesEqual(storage.shape, this.shape)) {
       throw new EspalierError(
         "shape-mismatch",
         `"${this.name}" is ${this.dtype} [${this.shape}] and cannot hold ${storage.dtype} [${storage.shape}].`,
@@ -269,4 +273,11 @@ export function reachable(results: readonly Tensor[]): Set<Node> {
     for (const t of Object.values(n.inputs)) if (t) stack.push(t.node);
   }
   return seen;
+}
+
+/** The results, and every tensor that one of the nodes reads. */
+export function readBy(nodes: Iterable<Node>, results: readonly Tensor[]): Set<Tensor> {
+  const read = new Set(results);
+  for (const n of nodes) for (const t of Object.values(n.inputs)) if (t) read.add(t);
+  return read;
 }

@@ -7,6 +7,7 @@ import {
   inputOp,
   type Node,
   reachable,
+  readBy,
   type Tensor,
   type Traced,
   type TypedArray,
@@ -80,6 +81,8 @@ class Encoder {
   readonly #dimNames = new Map<string, string>();
   readonly #variables = new Map<string, Variable>();
   readonly #inputs = new Map<string, Tensor>();
+  /** Tensors that a node or a caller reads. */
+  readonly #read = new Set<Tensor>();
   #placement: ReadonlyMap<Node, Graph> = new Map();
   #counter = 0;
 
@@ -101,7 +104,7 @@ class Encoder {
     const live = reachable(results);
     this.#placement = placeInBranches(graph, live, results);
     const nodes: NodeProto[] = [];
-    this.#emitGraph(graph, live, nodes);
+    this.#emitGraph(graph, live, results, nodes);
 
     const output: ValueInfoProto[] = [];
     const computed = new Set(nodes.flatMap((n) => n.output));
@@ -142,7 +145,8 @@ class Encoder {
     };
   }
 
-  #emitGraph(graph: Graph, live: ReadonlySet<Node>, into: NodeProto[], moved: readonly Node[] = []): void {
+  #emitGraph(graph: Graph, live: ReadonlySet<Node>, results: readonly Tensor[], into: NodeProto[], moved: readonly Node[] = []): void {
+    for (const t of readBy(live, results)) this.#read.add(t);
     const own = graph.nodes.filter((n) => live.has(n) && !this.#placement.has(n));
     for (const n of [...moved, ...own].sort((a, b) => a.id - b.id)) this.#emitNode(n, into);
   }
@@ -163,13 +167,19 @@ class Encoder {
     }
     const op = n.op as AnyOp;
     const refs = Object.fromEntries(Object.entries(n.inputs).map(([key, t]) => [key, t && ({ kind: "tensor", tensor: t } satisfies Ref)]));
-    const emitted = op.definition.emit(refs, n.attrs, { inputs: n.inputs as never, outputs: n.outputs, provider: this.#provider });
+    const emitted = op.definition.emit(refs, n.attrs, {
+      inputs: n.inputs as never,
+      outputs: n.outputs,
+      provider: this.#provider,
+      read: n.outputs.map((t) => this.#read.has(t)),
+    });
     const list = (Array.isArray(emitted) ? emitted : [emitted]) as readonly Ref[];
     const label = n.path ? `${n.path}/${op.name}` : op.name;
     for (const [i, ref] of list.entries()) this.#names.set(n.outputs[i]!, this.#value(ref, label, into));
   }
 
   #emitInput(n: Node): void {
+    if (this.#names.has(n.outputs[0]!)) return; // of a graph inside a node, which has named it
     const name = n.attrs.name as string;
     this.#names.set(n.outputs[0]!, name);
     this.#inputs.set(name, n.outputs[0]!);
@@ -199,7 +209,7 @@ class Encoder {
     while (input.at(-1) === "") input.pop();
     const name = this.#unique(label.endsWith(`/${opType}`) || label === opType ? label : `${label}/${opType}`);
     const output = Array.from({ length: outputCount }, (_, i) => (i === 0 ? name : `${name}:${i}`));
-    const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value));
+    const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value, label, into));
     into.push({ opType, domain, name, input, output, attribute });
     this.#emitted.set(ref.of, output);
     return output[ref.index]!;
@@ -214,26 +224,33 @@ class Encoder {
     return name;
   }
 
-  #attribute(name: string, value: emission.Attribute): AttributeProto {
+  #attribute(name: string, value: emission.Attribute, label: string, into: NodeProto[]): AttributeProto {
     if (typeof value === "number") return { name, int: value };
     if (typeof value === "string") return { name, string: value };
     if (Array.isArray(value)) return { name, ints: value };
     if ("float" in value) return { name, float: value.float };
     if ("floats" in value) return { name, floats: value.floats };
     if ("dtype" in value) return { name, int: onnxType[value.dtype] };
-    return { name, graph: this.#branch(name, value as { graph: Graph; results: readonly Tensor[] }) };
+    const inner = value as emission.GraphAttribute;
+    for (const [t, ref] of inner.outer ?? []) this.#names.set(t, this.#value(ref, label, into));
+    return { name, graph: this.#inner(name, inner) };
   }
 
-  #branch(name: string, { graph, results }: { graph: Graph; results: readonly Tensor[] }): GraphProto {
+  #inner(name: string, { graph, results, inputs = [] }: emission.GraphAttribute): GraphProto {
     const node: NodeProto[] = [];
+    const input = inputs.map((t) => {
+      const own = this.#unique(`${name}/input`);
+      this.#names.set(t, own);
+      return valueInfo(own, t);
+    });
     const moved = [...this.#placement].filter(([, g]) => g === graph).map(([n]) => n);
-    this.#emitGraph(graph, reachable(results), node, moved);
+    this.#emitGraph(graph, reachable(results), results, node, moved);
     const output = results.map((t) => {
       const out = this.#unique(`${name}/result`);
       node.push({ opType: "Identity", domain: "", name: out, input: [this.#name(t)], output: [out], attribute: [] });
       return valueInfo(out, t);
     });
-    return { name: this.#unique(name), node, initializer: [], input: [], output };
+    return { name: this.#unique(name), node, initializer: [], input, output };
   }
 
   #literal(literal: Extract<Ref, { kind: "literal" }>): string {

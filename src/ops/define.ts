@@ -22,6 +22,8 @@ export interface EmitContext<I extends Operands> {
   readonly outputs: readonly Tensor[];
   /** The execution provider that will run the graph: where one computes a wrong value, the operator chooses a composition that is right there. */
   readonly provider: Provider;
+  /** For each output, whether anything reads it: one that nobody reads need not be computed, and any reference stands for it. */
+  readonly read: readonly boolean[];
 }
 
 /** Everything about one operator, in one place. */

@@ -10,8 +10,18 @@ export type Attribute =
   | string
   | { readonly float: number }
   | { readonly floats: readonly number[] }
-  | { readonly graph: Graph; readonly results: readonly Tensor[] }
+  | GraphAttribute
   | { readonly dtype: DType };
+
+/** A graph inside a node. It may read the values of the graphs around it. */
+export interface GraphAttribute {
+  readonly graph: Graph;
+  readonly results: readonly Tensor[];
+  /** Leaves of `graph` that the node feeds, in ONNX's order: the slices and states of a Scan. */
+  readonly inputs?: readonly Tensor[];
+  /** Leaves of `graph` that stand for values outside of it. */
+  readonly outer?: ReadonlyMap<Tensor, Ref>;
+}
 
 /** A value in the ONNX graph to be: the result of a node, a literal, a shape vector, or a tensor of ours. */
 export type Ref =

@@ -53,6 +53,18 @@ const crossEntropyOp = defineOp<CrossEntropyInputs, { smoothing: number }>({
   },
 });
 
+/** Which targets count, ids that exist in place of those that do not, and the weight of each target: 0 where it does not count. */
+export function countedTargets(
+  targets: Tensor,
+  dtype: Tensor["dtype"],
+  { ignoreIndex = -100, weights }: Pick<CrossEntropyOptions, "ignoreIndex" | "weights">,
+): { counted: Tensor; ids: Tensor; weights: Tensor } {
+  if (weights && (weights.dtype !== dtype || !shapesEqual(weights.shape, targets.shape)))
+    throw shapeError("CrossEntropy", { targets, weights }, `weights must be ${dtype}, as the logits, and have the shape of the targets`);
+  const counted = logicalNot(equal(targets, ignoreIndex));
+  return { counted, ids: where(counted, targets, 0), weights: weights ? where(counted, weights, 0) : cast(counted, dtype) };
+}
+
 /**
  * Cross-entropy of `logits` [..., classes] against int64 `targets` [...]: one loss per target, and the weight it carries.
  * Ignored targets give exactly 0 with exactly zero gradient, also where some of their logits are −∞ (not where all are: such a row has no probabilities).
@@ -65,17 +77,9 @@ export function crossEntropyPerTarget(
   if (targets.dtype !== "int64" || targets.rank !== logits.rank - 1 || targets.shape.some((d, i) => !dimsEqual(d, logits.shape[i]!))) {
     throw shapeError("CrossEntropy", { logits, targets }, "targets must be int64 and have the shape of the logits without the last axis");
   }
-  const given = options.weights;
-  if (given && (given.dtype !== logits.dtype || !shapesEqual(given.shape, targets.shape)))
-    throw shapeError(
-      "CrossEntropy",
-      { logits, targets, weights: given },
-      "weights must have the dtype of the logits and the shape of the targets",
-    );
-  const counted = logicalNot(equal(targets, options.ignoreIndex ?? -100));
-  const weights = given ? where(counted, given, 0) : cast(counted, logits.dtype);
+  const { counted, ids, weights } = countedTargets(targets, logits.dtype, options);
   return {
-    losses: crossEntropyOp({ logits, targets: where(counted, targets, 0), weights, counted }, { smoothing: options.labelSmoothing ?? 0 }),
+    losses: crossEntropyOp({ logits, targets: ids, weights, counted }, { smoothing: options.labelSmoothing ?? 0 }),
     weights,
   };
 }
