@@ -3,7 +3,7 @@ import { type Example, splitExamples } from "../data/index.ts";
 import { readExamples } from "../data/records.ts";
 import { EspalierError } from "../graph/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
-import { DecoderClassifier, loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
+import { DecoderForSequenceClassification, loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { classificationTask, collectLabels, initialiseHeadFromLabels } from "../train/tasks/classification.ts";
 import { languageModelingTask } from "../train/tasks/language-modeling.ts";
@@ -40,7 +40,7 @@ export async function prepareTask(
   const model = loadSequenceClassifier(flags.model, labels);
   checkLength(flags.maxLength, model, flags.model);
   // A head that was trained already is better than a guess.
-  if (model.headIsFresh && model instanceof DecoderClassifier) initialiseHeadFromLabels(model, tokenizer, labels, device);
+  if (model.headIsFresh && model instanceof DecoderForSequenceClassification) initialiseHeadFromLabels(model, tokenizer, labels, device);
   const task = classificationTask(model, tokenizer, device, {
     ...common,
     labels,

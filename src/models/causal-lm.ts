@@ -1,7 +1,7 @@
 /** What the rest of the house knows of a decoder language model, whatever its family. */
-import { atPath, type Dim, EspalierError, mulDims, type Tensor } from "../graph/index.ts";
+import { atPath, EspalierError, type Tensor } from "../graph/index.ts";
 import { type DecoderInputs, type DecoderOutputs, type Embedding, type Layer, Module } from "../nn/index.ts";
-import { add, dimension, gather, linear, mul, range, reshape, sub } from "../ops/index.ts";
+import { linear } from "../ops/index.ts";
 
 /** The fields of `config.json` that every language model has; a family's own schema adds its own. */
 export interface LanguageModelConfig {
@@ -56,23 +56,4 @@ export abstract class SequenceClassifier extends Module {
   headIsFresh = true;
   /** `ids` int64 [batch, time], right-padded; `lengths` int64 [batch]: the tokens of each row → logits [batch, labels]. */
   abstract override forward(ids: Tensor, lengths: Tensor): Tensor;
-}
-
-/** A decoder with a classification head on the last token that is not padding. */
-export abstract class DecoderClassifier extends SequenceClassifier {
-  abstract get decoder(): DecoderModel;
-  /** [labels, hidden], without a bias. */
-  abstract readonly score: Layer;
-
-  get head(): Layer {
-    return this.score;
-  }
-
-  forward(ids: Tensor, lengths: Tensor): Tensor {
-    const { hidden } = this.decoder.forward({ ids });
-    const [batch, time, width] = hidden.shape as [Dim, Dim, Dim];
-    // Padding stands on the right, where causal attention hides it from every real token.
-    const rows = add(mul(range(batch), dimension(time)), sub(lengths, 1));
-    return this.score.forward(gather(reshape(hidden, [mulDims(batch, time), width]), rows, 0));
-  }
 }

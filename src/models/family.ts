@@ -32,5 +32,3 @@ export const taskNames: Readonly<Record<Task, string>> = {
   causalLM: "a language model",
   sequenceClassifier: "a sequence classifier",
 };
-
-export const defineFamily = <C>(family: Family<C>): Family<C> => family;

@@ -1,5 +1,6 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
 export * from "./causal-lm.ts";
+export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
 export { families, familyOf } from "./families.ts";
 export { type Family, taskNames } from "./family.ts";
 export * from "./llama.ts";

@@ -9,13 +9,11 @@
  * Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import { Random } from "../graph/index.ts";
-import { activationNames, GatedMLP, GroupedQueryAttention, type Initializer, Linear, normal } from "../nn/index.ts";
-import { CausalLM, DecoderClassifier } from "./causal-lm.ts";
-import { defineFamily } from "./family.ts";
+import { activationNames, GatedMLP, GroupedQueryAttention, type Initializer, type Linear } from "../nn/index.ts";
+import { type DecoderFamilyOptions, DecoderForCausalLM, DecoderForSequenceClassification, decoderFamily } from "./decoder-family.ts";
 import { PreNormDecoder } from "./pre-norm-decoder.ts";
 import { checkHeads, parseConfig } from "./read-config.ts";
-import { ropeFields, rotaryOf, withRope } from "./rope.ts";
+import { ropeContext, ropeFields, rotaryOf, withRope } from "./rope.ts";
 
 export const llamaConfigSchema = z.looseObject({
   model_type: z.string().default("llama"),
@@ -77,71 +75,37 @@ export class LlamaModel extends PreNormDecoder {
   }
 }
 
-const named = ({ model_type }: LlamaConfig, task: string): string => `${model_type === "mistral" ? "Mistral" : "Llama"}For${task}`;
-
-/** Llama with a language-model head. */
-export class LlamaForCausalLM extends CausalLM {
-  readonly architecture: string;
-  readonly config: LlamaConfig;
-  readonly model: LlamaModel;
-  /** Absent when the embedding serves as the head. */
-  readonly lm_head: Linear | undefined;
-
-  constructor(config: LlamaConfig, seed = 0) {
-    super();
-    this.architecture = named(config, "CausalLM");
-    this.config = config;
-    const init = normal(new Random(seed), config.initializer_range);
-    this.model = new LlamaModel(config, init);
-    this.lm_head = config.tie_word_embeddings ? undefined : new Linear(config.hidden_size, config.vocab_size, { init });
-    this.assignNames();
-  }
-
-  get contextLength(): number {
-    return this.config.max_position_embeddings;
-  }
-
-  get decoder(): LlamaModel {
-    return this.model;
-  }
-
-  get head(): Linear | undefined {
-    return this.lm_head;
-  }
-}
-
-/** Llama with a classification head. */
-export class LlamaForSequenceClassification extends DecoderClassifier {
-  readonly architecture: string;
-  readonly config: LlamaConfig;
-  readonly model: LlamaModel;
-  readonly score: Linear;
-
-  constructor(config: LlamaConfig, labelCount: number, seed = 0) {
-    super();
-    this.architecture = named(config, "SequenceClassification");
-    this.config = config;
-    const init = normal(new Random(seed), config.initializer_range);
-    this.model = new LlamaModel(config, init);
-    this.score = new Linear(config.hidden_size, labelCount, { init });
-    this.assignNames();
-  }
-
-  get contextLength(): number {
-    return this.config.max_position_embeddings;
-  }
-
-  get decoder(): LlamaModel {
-    return this.model;
-  }
-}
-
-export const llama = defineFamily({
-  name: "Llama",
+const options: DecoderFamilyOptions<LlamaConfig> = {
+  name: ({ model_type }) => (model_type === "mistral" ? "Mistral" : "Llama"),
   models: "Llama, SmolLM, SmolLM2, TinyLlama, Mistral",
   modelTypes: ["llama", "mistral"],
   prefix: "model",
   readConfig: readLlamaConfig,
-  causalLM: (config, seed) => new LlamaForCausalLM(config, seed),
-  sequenceClassifier: (config, labels, seed) => new LlamaForSequenceClassification(config, labels, seed),
-});
+  decoder: (config, init) => new LlamaModel(config, init),
+  deviation: (config) => config.initializer_range,
+  contextLength: ropeContext,
+  tied: (config) => config.tie_word_embeddings,
+};
+
+export const llama = decoderFamily(options);
+
+/** Llama with a language-model head. */
+export class LlamaForCausalLM extends DecoderForCausalLM<LlamaConfig> {
+  declare readonly model: LlamaModel;
+  /** Absent when the embedding serves as the head. */
+  declare readonly lm_head: Linear | undefined;
+
+  constructor(config: LlamaConfig, seed?: number) {
+    super(options, config, seed);
+  }
+}
+
+/** Llama with a classification head. */
+export class LlamaForSequenceClassification extends DecoderForSequenceClassification<LlamaConfig> {
+  declare readonly model: LlamaModel;
+  declare readonly score: Linear;
+
+  constructor(config: LlamaConfig, labels: number, seed?: number) {
+    super(options, config, labels, seed);
+  }
+}

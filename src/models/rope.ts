@@ -12,6 +12,8 @@ const parametersSchema = z.looseObject({
   low_freq_factor: z.number().positive().optional(),
   high_freq_factor: z.number().positive().optional(),
   original_max_position_embeddings: z.number().positive().optional(),
+  short_factor: z.array(z.number().positive()).optional(),
+  attention_factor: z.number().positive().nullish(),
 });
 
 /** transformers 5 writes `rope_parameters`; older versions a top-level `rope_theta` and, for long contexts, `rope_scaling`. */
@@ -21,12 +23,22 @@ export const ropeFields = {
   rope_scaling: parametersSchema.nullish(),
   partial_rotary_factor: z.number().positive().max(1).optional(),
   max_position_embeddings: z.int().positive().default(2048),
+  original_max_position_embeddings: z.int().positive().optional(),
 };
 
 export type RopeConfig = z.output<z.ZodObject<typeof ropeFields>>;
 export type RopeParameters = z.output<typeof parametersSchema>;
 
-type Stretch = (frequencies: readonly number[], parameters: RopeParameters, config: RopeConfig) => number[];
+/** What stretching makes of the frequencies. */
+interface Stretched {
+  frequencies: readonly number[];
+  /** Factor on cosines and sines. */
+  scale?: number;
+  /** Positions for which that is right, where they are fewer than the model's. */
+  positions?: number;
+}
+
+type Stretch = (frequencies: readonly number[], parameters: RopeParameters, config: RopeConfig) => Stretched;
 
 /** A parameter that the stretching needs, or an error that names it. */
 function needed(parameters: RopeParameters, key: keyof RopeParameters): number {
@@ -39,19 +51,36 @@ function needed(parameters: RopeParameters, key: keyof RopeParameters): number {
 }
 
 const stretches: Readonly<Record<string, Stretch>> = {
-  default: (frequencies) => [...frequencies],
+  default: (frequencies) => ({ frequencies }),
   /** Positions are divided by a factor (Chen et al., "Extending Context Window of Large Language Models via Positional Interpolation"). */
-  linear: (frequencies, parameters) => frequencies.map((f) => f / needed(parameters, "factor")),
+  linear: (frequencies, parameters) => ({ frequencies: frequencies.map((f) => f / needed(parameters, "factor")) }),
   /** Long waves are slowed by the factor, short ones kept, those between blended (Llama Team, "The Llama 3 Herd of Models", as of 3.1). */
   llama3: (frequencies, parameters, config) => {
     const factor = needed(parameters, "factor");
     const [low, high] = [needed(parameters, "low_freq_factor"), needed(parameters, "high_freq_factor")];
     const context = parameters.original_max_position_embeddings ?? config.max_position_embeddings;
-    return frequencies.map((f) => {
+    const slowed = frequencies.map((f) => {
       const turns = (context * f) / (2 * Math.PI);
       const kept = Math.min(1, Math.max(0, (turns - low) / (high - low)));
       return f * (kept + (1 - kept) / factor);
     });
+    return { frequencies: slowed };
+  },
+  /**
+   * A factor per frequency (Ding et al., "LongRoPE"). There are two lists, for short and for long sequences; Espalier computes with the short one, so
+   * that the context is the one before stretching.
+   */
+  longrope: (frequencies, parameters, config) => {
+    const factors = parameters.short_factor ?? [];
+    const original = parameters.original_max_position_embeddings ?? config.original_max_position_embeddings;
+    if (factors.length < frequencies.length || original === undefined)
+      throw new EspalierError(
+        "bad-config",
+        `The rotary embedding "longrope" needs "short_factor" with ${frequencies.length} numbers and "original_max_position_embeddings".`,
+      );
+    const factor = parameters.factor ?? config.max_position_embeddings / original;
+    const scale = parameters.attention_factor ?? (factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original)));
+    return { frequencies: frequencies.map((f, i) => f / factors[i]!), scale, positions: original };
   },
 };
 
@@ -64,23 +93,27 @@ const parametersOf = (config: RopeConfig): RopeParameters => config.rope_paramet
  * @param parameters those of the config by default; a family with several kinds of layers passes each kind's own
  */
 export function rotaryOf(config: RopeConfig, width: number, parameters: RopeParameters = parametersOf(config)): Rotary {
-  const share = parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1;
-  const rotated = Math.floor(width * share);
-  const frequencies = rotaryFrequencies(rotated, parameters.rope_theta ?? config.rope_theta);
-  return new Rotary({
-    width: rotated,
-    positions: config.max_position_embeddings,
-    frequencies: stretches[ropeType(parameters)]!(frequencies, parameters, config),
-  });
+  const rotated = Math.floor(width * (parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1));
+  const { frequencies, scale, positions } = stretched(
+    rotaryFrequencies(rotated, parameters.rope_theta ?? config.rope_theta),
+    parameters,
+    config,
+  );
+  return new Rotary({ width: rotated, positions: positions ?? config.max_position_embeddings, frequencies, scale });
 }
+
+const stretched: Stretch = (frequencies, parameters, config) => stretches[ropeType(parameters)]!(frequencies, parameters, config);
+
+/** Tokens for which the rotary embedding is right. */
+export const ropeContext = (config: RopeConfig): number =>
+  stretched([1], parametersOf(config), config).positions ?? config.max_position_embeddings;
 
 /**
  * The configuration with the base of its rotary embedding at the top level, wherever the file had it.
  *
  * @throws EspalierError `unsupported-rope` for a way of stretching that Espalier does not compute, `bad-config` where it lacks a number
  */
-export function withRope<C extends RopeConfig>(config: C, file: string): C {
-  const parameters = parametersOf(config);
+export function withRope<C extends RopeConfig>(config: C, file: string, parameters = parametersOf(config)): C {
   const type = ropeType(parameters);
   const stretch = stretches[type];
   if (!stretch) {

@@ -10,7 +10,7 @@ export interface RotaryOptions {
   /** Angle per position of each pair of elements, [width/2]. */
   frequencies: readonly number[];
   /** Factor on cosines and sines, as some stretched embeddings have it. Default 1. */
-  scale?: number;
+  scale?: number | undefined;
 }
 
 /** base^(−2i/width), the frequencies of the original embedding. */

@@ -1,7 +1,8 @@
 import { classificationBatches, type EncodedExample, type Example, type Truncation } from "../../data/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
-import type { DecoderClassifier, SequenceClassifier } from "../../models/causal-lm.ts";
+import type { SequenceClassifier } from "../../models/causal-lm.ts";
+import type { DecoderForSequenceClassification } from "../../models/decoder-family.ts";
 import { floats, type Linear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
@@ -156,7 +157,12 @@ export function collectLabels(train: readonly Example[], heldOut: readonly Examp
  * Gives the head the output embedding of each label's first token, so that the untrained model answers as the language model would: the
  * zero-shot baseline, and where training starts from.
  */
-export function initialiseHeadFromLabels(model: DecoderClassifier, tokenizer: Tokenizer, labels: readonly string[], device: Device): void {
+export function initialiseHeadFromLabels(
+  model: DecoderForSequenceClassification,
+  tokenizer: Tokenizer,
+  labels: readonly string[],
+  device: Device,
+): void {
   const { weight } = model.decoder.embedding;
   const width = weight.shape[1]!;
   const table = device.read(weight).data as Float32Array;
