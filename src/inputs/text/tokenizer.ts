@@ -154,6 +154,12 @@ export class Tokenizer {
     return this.#tokenOfId[id];
   }
 
+  /** Whether the id is one of the added tokens, which are found in a text before it is cut into pieces. */
+  isAdded(id: number): boolean {
+    const token = this.#tokenOfId[id];
+    return token !== undefined && this.#added.has(token);
+  }
+
   isSpecial(id: number): boolean {
     return this.#special.has(id);
   }
