@@ -1,4 +1,5 @@
 export * from "./activations.ts";
+export * from "./convolution.ts";
 export * from "./decoding.ts";
 export * from "./dropout.ts";
 export * from "./feed-forward.ts";
@@ -7,4 +8,5 @@ export * from "./initializers.ts";
 export * from "./layers.ts";
 export * from "./mode.ts";
 export * from "./module.ts";
+export * from "./multi-head-attention.ts";
 export * from "./rotary.ts";
