@@ -14,6 +14,7 @@ export * from "./movement.ts";
 export * from "./norm.ts";
 export * from "./pairwise-loss.ts";
 export * from "./pool.ts";
+export * from "./quantized.ts";
 export * from "./random.ts";
 export * from "./reduce.ts";
 export * from "./rotary.ts";

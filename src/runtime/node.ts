@@ -36,8 +36,12 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
         // What goes wrong is thrown: ONNX Runtime need not print it too.
         logSeverityLevel: 4,
         ...(options.profile && { enableProfiling: true, profileFilePrefix: options.profile }),
-        // Prepacking would copy every mapped weight into memory.
-        extra: { session: { disable_prepacking: "1" } },
+        extra: {
+          // Prepacking would copy every mapped weight into memory.
+          session: { disable_prepacking: "1" },
+          // Folding would keep what is computed from a frozen weight, such as the float copy of a quantised one; small tables may be kept.
+          optimization: { constant_folding_max_output_size_in_bytes: "65536" },
+        },
       };
       return files.open(traced, encodeWith, (path) => ort.InferenceSession.create(path, sessionOptions));
     },
