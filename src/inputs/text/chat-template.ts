@@ -42,10 +42,10 @@ export interface ChatTemplateOptions {
 
 export class ChatTemplate {
   readonly where: string;
+  readonly specialTokens: Readonly<Record<string, string>>;
   /** The built-in format, when it is one. */
   readonly format: ChatFormat | undefined;
   readonly #templates: ReadonlyMap<string, { source: string; jinja: JinjaTemplate }>;
-  readonly #specialTokens: Readonly<Record<string, string>>;
   readonly #timeLimit: number;
 
   /**
@@ -56,7 +56,7 @@ export class ChatTemplate {
     const { specialTokens = {}, where = "chat template", timeLimit = 10, format } = options;
     this.where = where;
     this.format = format;
-    this.#specialTokens = specialTokens;
+    this.specialTokens = specialTokens;
     this.#timeLimit = timeLimit;
     const sources = typeof source === "string" ? { default: source } : source;
     this.#templates = new Map(
@@ -100,11 +100,11 @@ export class ChatTemplate {
       documents: documents ?? null,
       ...variables,
     };
-    const marks = marksOutside(source + JSON.stringify([given, this.#specialTokens]));
+    const marks = marksOutside(source + JSON.stringify([given, this.specialTokens]));
     const marked = mark(given, literal, marks) as Record<string, unknown>;
     try {
       const rendered = jinja.render({
-        variables: { ...this.#specialTokens, ...marked, add_generation_prompt: addGenerationPrompt },
+        variables: { ...this.specialTokens, ...marked, add_generation_prompt: addGenerationPrompt },
         generation: [marks[0], marks[1]],
         now,
         timeLimit: this.#timeLimit,

@@ -43,8 +43,10 @@ export function encodeConversation(
   tokenizer: Tokenizer,
   template: ChatTemplate,
   messages: readonly ChatMessage[],
-  options: Omit<EncodeChatOptions, "addGenerationPrompt"> = {},
+  given: Omit<EncodeChatOptions, "addGenerationPrompt"> = {},
 ): EncodedConversation {
+  // One moment for every rendering, for templates that write the time.
+  const options = { now: new Date(), ...given };
   const whole = render(tokenizer, template, messages, options);
   const spans = template.hasGeneration(options) ? whole.generation : assistantSpans(template, messages, options, whole.text);
   const encode = (begin: number, end: number) =>
@@ -103,10 +105,11 @@ function assistantSpans(
   options: Omit<EncodeChatOptions, "addGenerationPrompt">,
   whole: string,
 ): TextRange[] {
+  const closing = closingText(template, messages, options);
   return messages.flatMap((message, k): TextRange[] => {
     if (message.role !== "assistant") return [];
-    const before = k === 0 ? "" : prefix(template, messages.slice(0, k), { ...options, addGenerationPrompt: true }, whole, k);
-    const through = prefix(template, messages.slice(0, k + 1), { ...options, addGenerationPrompt: false }, whole, k);
+    const before = k === 0 ? "" : prefix(template, messages.slice(0, k), { ...options, addGenerationPrompt: true }, "", whole, k);
+    const through = prefix(template, messages.slice(0, k + 1), options, closing, whole, k);
     if (through.length <= before.length) throw notFound(template, k, "the turn adds nothing to the prompt before it");
     const turn = through.slice(before.length);
     const trimmed = turn.trimEnd();
@@ -116,10 +119,32 @@ function assistantSpans(
   });
 }
 
-function prefix(template: ChatTemplate, messages: readonly ChatMessage[], options: RenderOptions, whole: string, turn: number): string {
+/** The end token that some templates (Phi-3's) put behind a conversation as a whole when no answer is asked for; no turn's own. */
+function closingText(template: ChatTemplate, messages: readonly ChatMessage[], options: RenderOptions): string {
+  const eos = template.specialTokens.eos_token;
+  const k = messages.findIndex(({ role }, i) => i > 0 && role === "assistant");
+  if (!eos || k < 0) return "";
+  try {
+    const ended = template.render(messages.slice(0, k), options);
+    const open = template.render(messages.slice(0, k), { ...options, addGenerationPrompt: true });
+    return ended.endsWith(eos) && !open.startsWith(ended) && open.startsWith(ended.slice(0, -eos.length)) ? eos : "";
+  } catch {
+    return ""; // Whether that matters shows where the turns are looked for.
+  }
+}
+
+function prefix(
+  template: ChatTemplate,
+  messages: readonly ChatMessage[],
+  options: RenderOptions,
+  closing: string,
+  whole: string,
+  turn: number,
+): string {
   let text: string;
   try {
     text = template.render(messages, options);
+    if (closing !== "" && text.endsWith(closing)) text = text.slice(0, -closing.length);
   } catch (cause) {
     throw notFound(template, turn, `the first ${messages.length} messages alone fail: ${(cause as Error).message}`, cause);
   }
