@@ -1,8 +1,15 @@
 /** The room's face: reading and writing weights. Knows formats, not architectures. */
 
+export {
+  bfloat16ToFloat32,
+  float16ToFloat32,
+  float32ToBfloat16,
+  float32ToFloat16,
+  fromFloat32,
+  toFloat32,
+} from "../graph/dtype-conversion.ts";
 export { readStorage } from "../runtime/stored-values.ts";
 export { writeFileAtomically } from "./atomic-file.ts";
-export { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat16, fromFloat32, toFloat32 } from "./dtype-conversion.ts";
 export { type Checkpoint, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
 export { readJsonObject, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";

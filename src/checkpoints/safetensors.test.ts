@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type DType, dtypeSize } from "../graph/dtype.ts";
+import { toFloat32 } from "../graph/dtype-conversion.ts";
 import type { MemoryStorage, Storage } from "../graph/storage.ts";
 import { readStorage } from "../runtime/stored-values.ts";
-import { toFloat32 } from "./dtype-conversion.ts";
 import { refusal } from "./refusal.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 

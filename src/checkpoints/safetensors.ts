@@ -2,8 +2,7 @@ import { fstatSync } from "node:fs";
 import { dtypeSize } from "../graph/dtype.ts";
 import { EspalierError } from "../graph/errors.ts";
 import type { FileStorage, Storage } from "../graph/storage.ts";
-import { rawBytes } from "../onnx/index.ts";
-import { readFully, withFile } from "../runtime/stored-values.ts";
+import { readFully, streamStorage, withFile } from "../runtime/stored-values.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 import { encodeHeader, maxHeaderBytes, parseHeader, prefixBytes, quoteName, safeElementCount } from "./safetensors-header.ts";
 
@@ -43,8 +42,8 @@ export function openSafetensors(file: string): SafetensorsFile {
 }
 
 /**
- * Writes tensors to a safetensors file and returns it opened. File-backed storages are streamed, so a checkpoint of any size costs
- * a few megabytes; the old file stays until the new one is complete on the disk.
+ * Writes tensors to a safetensors file and returns it opened. File-backed storages are streamed, converted ones too, so a checkpoint of any
+ * size costs a few megabytes; the old file stays until the new one is complete on the disk.
  *
  * Values start at a multiple of 64 bytes, larger elements first and then by name, so every tensor is aligned to its element size and
  * the same tensors always give the same bytes. Storages that pointed into a file written over must be replaced by the returned ones.
@@ -60,10 +59,7 @@ export function writeSafetensors(file: string, tensors: NamedStorages, metadata:
   const header = encodeHeader(ordered, metadata);
   writeFileAtomically(file, (append) => {
     append(header);
-    for (const [, storage] of ordered) {
-      if (storage.kind === "file") streamFile(storage, append);
-      else append(rawBytes(storage.data));
-    }
+    for (const [, storage] of ordered) streamStorage(storage, storage.dtype, append);
   });
   return openSafetensors(file);
 }
@@ -108,7 +104,7 @@ function checkedByteLength(name: string, storage: Storage, file: string): number
     throw new EspalierError("checkpoint-header", `${file}: no tensor can be called "__metadata__", the format reserves it. Rename it.`);
   }
   const needed = (safeElementCount(shape) ?? Number.NaN) * dtypeSize[dtype];
-  const held = storage.kind === "file" ? storage.byteLength : storage.data.byteLength;
+  const held = storage.kind === "file" ? storage.byteLength : storage.kind === "memory" ? storage.data.byteLength : needed;
   if (needed !== held) {
     throw new EspalierError(
       "checkpoint-shape",
@@ -116,17 +112,4 @@ function checkedByteLength(name: string, storage: Storage, file: string): number
     );
   }
   return held;
-}
-
-const chunkBytes = 4 << 20;
-
-function streamFile(storage: FileStorage, append: (bytes: Uint8Array) => void): void {
-  withFile(storage.file, (descriptor) => {
-    const chunk = new Uint8Array(Math.min(chunkBytes, storage.byteLength));
-    for (let done = 0; done < storage.byteLength; done += chunk.length) {
-      const part = chunk.subarray(0, Math.min(chunk.length, storage.byteLength - done));
-      readFully(descriptor, part, storage.offset + done, storage.file);
-      append(part);
-    }
-  });
 }

@@ -39,7 +39,7 @@ function altered(name: string, config: Record<string, unknown> = {}, tensors?: (
 
 const configOf = (directory: string) => JSON.parse(readFileSync(join(directory, "config.json"), "utf8")) as Record<string, unknown>;
 const tensor = (shape: number[]) => floats(shape, new Float32Array(shape.reduce((a, b) => a * b, 1)));
-const values = (storage: Storage) => readStorage(storage) as Float32Array;
+const values = (storage: Storage) => readStorage(storage, "float32") as Float32Array;
 
 describe("weights", () => {
   test("in float32 stay in their file, to be mapped", () => {
@@ -49,10 +49,10 @@ describe("weights", () => {
     }
   });
 
-  test("in bfloat16 are widened into memory", () => {
+  test("in bfloat16 stay in their files too, and are widened by whoever reads them", () => {
     const wide = loadLlama(join(fixtures, "llama-tiny")).model.norm.weight;
     const { storage } = loadLlama(join(fixtures, "llama-tiny-sharded-bf16")).model.norm.weight;
-    expect(storage.kind).toBe("memory");
+    expect(storage).toMatchObject({ kind: "file", dtype: "bfloat16" });
     expect(values(storage)).toEqual(bfloat16ToFloat32(float32ToBfloat16(values(wide.storage))));
   });
 
@@ -232,6 +232,18 @@ describe("saving", () => {
     expect(configOf(directory).dtype).toBe("bfloat16");
     const weight = values(model.lm_head!.weight.storage);
     expect(values(loadLlama(directory).lm_head!.weight.storage)).toEqual(bfloat16ToFloat32(float32ToBfloat16(weight)));
+  });
+
+  test("what was loaded in bfloat16 streams unchanged into bfloat16, and widened into float32", () => {
+    const narrow = loadLlama(join(fixtures, "llama-tiny-sharded-bf16"));
+    const wide = values(narrow.lm_head!.weight.storage);
+    for (const dtype of ["bf16", "f32"] as const) {
+      const directory = join(scratch, `from-bf16-${dtype}`);
+      saveModel(directory, narrow, { dtype });
+      const { storage } = loadLlama(directory).lm_head!.weight;
+      expect(storage.dtype).toBe(dtype === "bf16" ? "bfloat16" : "float32");
+      expect(values(storage)).toEqual(wide);
+    }
   });
 
   test("without a source writes the model's own configuration", () => {

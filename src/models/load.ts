@@ -1,8 +1,8 @@
-/** A Hugging Face directory → a model with its weights. float32 weights stay in their file and are mapped from there; 16-bit ones are widened once. */
+/** A Hugging Face directory → a model with its weights. They stay in their files: a device maps frozen float32 ones from there and widens the others when it needs them. */
 import { join } from "node:path";
-import { type Checkpoint, matchTensors, openCheckpoint, readStorage, toFloat32 } from "../checkpoints/index.ts";
-import { EspalierError, type FileStorage, isFloat, type Storage } from "../graph/index.ts";
-import { floats, type Module } from "../nn/index.ts";
+import { type Checkpoint, matchTensors, openCheckpoint, readStorage } from "../checkpoints/index.ts";
+import { EspalierError, type FileStorage, isFloat } from "../graph/index.ts";
+import type { Module } from "../nn/index.ts";
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
 import { builderOf, familyOf } from "./families.ts";
 import type { Family, Task } from "./family.ts";
@@ -93,18 +93,15 @@ function fill(
     if (!(cause instanceof EspalierError)) throw cause;
     throw new EspalierError(cause.code, `${directory}: ${cause.message}`, { cause });
   }
-  for (const [name, parameter] of parameters) parameter.storage = asFloat32(name, tensors.get(name)!);
+  for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!);
 }
 
-function asFloat32(name: string, storage: FileStorage): Storage {
-  if (storage.dtype === "float32") return storage;
-  if (!isFloat(storage.dtype)) {
-    throw new EspalierError(
-      "checkpoint-dtype",
-      `${storage.file}: the weight "${name}" is ${storage.dtype}. Weights must be float32, float16, bfloat16 or float64: use a checkpoint that is not quantised.`,
-    );
-  }
-  return floats(storage.shape, toFloat32(storage.dtype, readStorage(storage)));
+function checkedFloat(name: string, storage: FileStorage): FileStorage {
+  if (isFloat(storage.dtype)) return storage;
+  throw new EspalierError(
+    "checkpoint-dtype",
+    `${storage.file}: the weight "${name}" is ${storage.dtype}. Weights must be float32, float16, bfloat16 or float64: use a checkpoint that is not quantised.`,
+  );
 }
 
 /** Some tools write a tied head out as well. The start of the two tells a copy from a head that was trained apart, at the cost of one page. */

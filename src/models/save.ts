@@ -1,8 +1,8 @@
 /** A model → a Hugging Face directory that transformers loads. */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { fromFloat32, readJsonObject, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
-import { EspalierError, type Storage } from "../graph/index.ts";
+import { readJsonObject, saveCheckpoint } from "../checkpoints/index.ts";
+import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
 
@@ -32,17 +32,14 @@ export function saveModel(directory: string, model: SaveableModel, options: Save
   const tensors = new Map<string, Storage>();
   for (const [name, { storage }] of model.namedParameters()) {
     refuseOwnSource(storage, directory);
-    tensors.set(name, dtype === "bf16" ? rounded(storage) : storage);
+    tensors.set(name, converted(storage, dtype === "bf16" ? "bfloat16" : "float32"));
   }
   saveCheckpoint(directory, { config: configToSave(model, options, dtype), tensors, extraFiles: filesToCopy(options.source, model) });
 }
 
-function rounded(storage: Storage): Storage {
-  return { kind: "memory", dtype: "bfloat16", shape: storage.shape, data: fromFloat32("bfloat16", readStorage(storage) as Float32Array) };
-}
-
 /** Mapped weights must not lose their file while a model uses them. */
 function refuseOwnSource(storage: Storage, directory: string): void {
+  if (storage.kind === "converted") refuseOwnSource(storage.of, directory);
   if (storage.kind !== "file" || !existsSync(directory) || dirname(storage.file) !== realpathSync(directory)) return;
   throw new EspalierError(
     "save-onto-source",

@@ -1,6 +1,7 @@
 import type { InferenceSession, InferenceSessionFactory, Tensor as OrtTensor, TensorConstructor } from "onnxruntime-common";
 import {
   allocate,
+  type DType,
   EspalierError,
   elementCount,
   formatShape,
@@ -28,8 +29,8 @@ export interface Platform {
   ): Promise<{ session: InferenceSession; model: EncodedModel; close?(): void }>;
   /** Whether this ONNX Runtime copies outputs that already stand in the caller's buffers; see unreturned-results.ts. */
   readonly copiesOutputs?: boolean;
-  /** Copies stored values into memory. */
-  load(storage: Storage): TypedArray;
+  /** Stored values as `dtype`, in memory. An array that is there already is returned itself. */
+  load(storage: Storage, dtype: DType): TypedArray;
   /** Removes what it keeps between sessions. */
   dispose?(): void;
 }
@@ -69,7 +70,7 @@ export class Device {
     const { session, model, close } = await this.platform.open(traced, (files) =>
       encode(traced, {
         provider: this.provider,
-        values: (v) => this.platform.load(v.storage),
+        values: (v) => this.platform.load(v.storage, v.dtype),
         sentinel: this.platform.copiesOutputs && avoidsCopies(traced),
         ...files,
       }),
@@ -97,7 +98,7 @@ export class Device {
 
   /** The present values of a variable, copied. */
   read(variable: Variable): HostTensor {
-    if (variable.frozen) return hostTensor(variable.dtype, variable.shape, this.platform.load(variable.storage).slice());
+    if (variable.frozen) return this.#stored(variable);
     return hostTensor(variable.dtype, variable.shape, (this.buffers(variable).current.data as TypedArray).slice());
   }
 
@@ -140,12 +141,18 @@ export class Device {
   buffers(variable: Variable): Buffers {
     let buffers = this.#state.get(variable);
     if (buffers?.version !== variable.version) {
-      // A copy: the storage keeps the initial values while the buffers move on.
-      const current = this.tensor(hostTensor(variable.dtype, variable.shape, this.platform.load(variable.storage).slice()));
-      buffers = { current, spare: undefined, version: variable.version };
+      buffers = { current: this.tensor(this.#stored(variable)), spare: undefined, version: variable.version };
       this.#state.set(variable, buffers);
     }
     return buffers;
+  }
+
+  /** A copy of the values that the variable's storage holds. */
+  #stored({ storage, dtype, shape }: Variable): HostTensor {
+    const values = this.platform.load(storage, dtype);
+    // A storage keeps what it holds in memory; what was read from a file or converted is new.
+    const own = storage.dtype !== dtype || storage.kind === "file" || storage.kind === "converted";
+    return hostTensor(dtype, shape, own ? values : values.slice());
   }
 
   /** As {@link buffers}, with a spare one. */

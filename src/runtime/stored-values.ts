@@ -1,14 +1,40 @@
 /** Values that lie in files, read into memory. */
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
-import { allocate, dtypeSize, EspalierError, type Storage, type TypedArray } from "../graph/index.ts";
+import {
+  allocate,
+  type DType,
+  dtypeSize,
+  EspalierError,
+  type FileStorage,
+  type Storage,
+  streamValues,
+  type TypedArray,
+  valuesOf,
+} from "../graph/index.ts";
 import { rawBytes } from "../onnx/index.ts";
 
-/** The values of a storage in memory: a file's are copied in, an array already in memory is returned as it is (not copied). */
-export function readStorage(storage: Storage): TypedArray {
-  if (storage.kind === "memory") return storage.data;
-  const values = allocate(storage.dtype, storage.byteLength / dtypeSize[storage.dtype]);
-  withFile(storage.file, (descriptor) => readFully(descriptor, rawBytes(values), storage.offset, storage.file));
-  return values;
+/** The values of a storage in memory, as `dtype`; an array that is there already is returned as it is (not copied). */
+export const readStorage = (storage: Storage, dtype: DType = storage.dtype): TypedArray => valuesOf(storage, dtype, readFile);
+
+/**
+ * Hands on the bytes of a storage's values as `dtype`, part by part (a part counts until the next one): what lies in a file costs a few
+ * megabytes, whatever its size.
+ */
+export function streamStorage(storage: Storage, dtype: DType, take: (bytes: Uint8Array) => void): void {
+  streamValues(storage, dtype, readFile, (part) => take(rawBytes(part)));
+}
+
+const partBytes = 1 << 20;
+
+function readFile({ dtype, file, offset, byteLength }: FileStorage, take: (part: TypedArray) => void): void {
+  withFile(file, (descriptor) => {
+    const part = allocate(dtype, Math.min(partBytes, byteLength) / dtypeSize[dtype]);
+    for (let done = 0; done < byteLength; done += part.byteLength) {
+      const values = part.subarray(0, Math.min(part.byteLength, byteLength - done) / dtypeSize[dtype]);
+      readFully(descriptor, rawBytes(values), offset + done, file);
+      take(values);
+    }
+  });
 }
 
 /** Fills `into` from a place of the file, or throws when the file ends before. */

@@ -1,5 +1,5 @@
 import * as ort from "onnxruntime-web/wasm";
-import { EspalierError } from "../graph/index.ts";
+import { EspalierError, valuesOf } from "../graph/index.ts";
 import { Device, type Platform } from "./device.ts";
 import { created } from "./program.ts";
 
@@ -14,10 +14,10 @@ export function wasm(options: WasmOptions = {}): Device {
   const platform: Platform = {
     ort,
     provider: "wasm",
-    load(storage) {
-      if (storage.kind === "memory") return storage.data;
-      throw new EspalierError("no-files", `The browser cannot read ${storage.file}: load the checkpoint into memory first.`);
-    },
+    load: (storage, dtype) =>
+      valuesOf(storage, dtype, ({ file }) => {
+        throw new EspalierError("no-files", `The browser cannot read ${file}: load the checkpoint into memory first.`);
+      }),
     async open(_traced, encodeWith) {
       const model = encodeWith();
       const session = await created(

@@ -96,7 +96,7 @@ export function inspectCommand(): Command {
 
 function writeGraph(file: string, traced: ReturnType<typeof traceStep>, terminal: Terminal): void {
   const device = cpu();
-  const { bytes } = encode(traced, { provider: "onnx", values: (variable) => device.platform.load(variable.storage) });
+  const { bytes } = encode(traced, { provider: "onnx", values: (variable) => device.platform.load(variable.storage, variable.dtype) });
   try {
     writeFileSync(file, bytes);
   } catch (cause) {

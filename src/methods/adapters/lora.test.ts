@@ -88,23 +88,26 @@ describe("adapters that PEFT wrote", () => {
 });
 
 describe("merging", () => {
-  test("the merged model computes what the adapted one does, and unmerging restores the base bit for bit", async () => {
-    const model = loadCausalLM(join(fixtures, "llama-tiny"));
-    const { input_ids } = expected("llama-tiny-lora");
-    const q = "model.layers.0.self_attn.q_proj";
-    const weight = device.read((model.module(q) as Linear).weight).data;
-    loadLora(model, join(fixtures, "llama-tiny-lora"));
-    const adapted = await causalLogits(model, input_ids);
-    const merged = mergeLora(model, device);
-    expect(merged.modules).toHaveLength(4);
-    expect([...model.namedModules()].some(([, m]) => m instanceof LoraLinear)).toBe(false);
-    expect(distance(await causalLogits(model, input_ids), adapted)).toBeLessThan(1e-5);
-    saveModel(directory, model, { source: join(fixtures, "llama-tiny"), dtype: "f32" });
-    expect(distance(await causalLogits(loadCausalLM(directory), input_ids), adapted)).toBeLessThan(1e-5);
-    merged.unmerge();
-    expect(await causalLogits(model, input_ids)).toEqual(adapted);
-    expect(device.read(((model.module(q) as LoraLinear).base as Linear).weight).data).toEqual(weight);
-  });
+  test.each(["llama-tiny", "llama-tiny-sharded-bf16"])(
+    "the merged model computes what the adapted one does, and unmerging restores the base bit for bit (%s)",
+    async (base) => {
+      const model = loadCausalLM(join(fixtures, base));
+      const { input_ids } = expected("llama-tiny-lora");
+      const q = "model.layers.0.self_attn.q_proj";
+      const weight = device.read((model.module(q) as Linear).weight).data;
+      loadLora(model, join(fixtures, "llama-tiny-lora"));
+      const adapted = await causalLogits(model, input_ids);
+      const merged = mergeLora(model, device);
+      expect(merged.modules).toHaveLength(4);
+      expect([...model.namedModules()].some(([, m]) => m instanceof LoraLinear)).toBe(false);
+      expect(distance(await causalLogits(model, input_ids), adapted)).toBeLessThan(1e-5);
+      saveModel(directory, model, { source: join(fixtures, base), dtype: "f32" });
+      expect(distance(await causalLogits(loadCausalLM(directory), input_ids), adapted)).toBeLessThan(1e-5);
+      merged.unmerge();
+      expect(await causalLogits(model, input_ids)).toEqual(adapted);
+      expect(device.read(((model.module(q) as LoraLinear).base as Linear).weight).data).toEqual(weight);
+    },
+  );
 });
 
 describe("the base layer", () => {

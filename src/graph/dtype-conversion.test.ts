@@ -1,9 +1,9 @@
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { EspalierError } from "../graph/errors.ts";
+import { openSafetensors } from "../checkpoints/index.ts";
 import { readStorage } from "../runtime/stored-values.ts";
 import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16, float32ToFloat16, fromFloat32, toFloat32 } from "./dtype-conversion.ts";
-import { openSafetensors } from "./safetensors.ts";
+import { EspalierError } from "./errors.ts";
 
 const { tensors } = openSafetensors(fileURLToPath(new URL("../../tests/fixtures/dtypes/roundings.safetensors", import.meta.url)));
 const fixture = (name: string) => readStorage(tensors.get(name)!);

@@ -4,13 +4,14 @@
  *
  * `bfloat16` is the upper half of a float32; `float16` has 5 exponent and 10 mantissa bits. Both travel as raw patterns in a Uint16Array.
  */
-import type { DType, TypedArray } from "../graph/dtype.ts";
-import { EspalierError } from "../graph/errors.ts";
+import type { DType, TypedArray } from "./dtype.ts";
+import { EspalierError } from "./errors.ts";
 
-export function bfloat16ToFloat32(patterns: Uint16Array): Float32Array {
-  const bits = new Uint32Array(patterns.length);
+/** `into`, here and below, takes the values where they need no array of their own: one buffer then serves many conversions. */
+export function bfloat16ToFloat32(patterns: Uint16Array, into: Float32Array = new Float32Array(patterns.length)): Float32Array {
+  const bits = new Uint32Array(into.buffer, into.byteOffset, patterns.length);
   for (let i = 0; i < patterns.length; i++) bits[i] = patterns[i]! << 16;
-  return new Float32Array(bits.buffer);
+  return into;
 }
 
 export function float32ToBfloat16(values: Float32Array): Uint16Array {
@@ -24,9 +25,8 @@ export function float32ToBfloat16(values: Float32Array): Uint16Array {
   return patterns;
 }
 
-export function float16ToFloat32(patterns: Uint16Array): Float32Array {
-  const values = new Float32Array(patterns.length);
-  const bits = new Uint32Array(values.buffer);
+export function float16ToFloat32(patterns: Uint16Array, into: Float32Array = new Float32Array(patterns.length)): Float32Array {
+  const bits = new Uint32Array(into.buffer, into.byteOffset, patterns.length);
   for (let i = 0; i < patterns.length; i++) {
     const x = patterns[i]!;
     const sign = (x & 0x8000) << 16;
@@ -35,11 +35,11 @@ export function float16ToFloat32(patterns: Uint16Array): Float32Array {
     } else {
       // The pattern in float32's place reads 2^112 times too small; one exact product also normalises the subnormals.
       bits[i] = (x & 0x7fff) << 13;
-      values[i] = values[i]! * 2 ** 112;
+      into[i] = into[i]! * 2 ** 112;
       bits[i] = bits[i]! | sign;
     }
   }
-  return values;
+  return into;
 }
 
 export function float32ToFloat16(values: Float32Array): Uint16Array {
@@ -67,12 +67,14 @@ export function float32ToFloat16(values: Float32Array): Uint16Array {
 }
 
 /** Any floating-point array as float32; a float32 array is returned as it is. */
-export function toFloat32(dtype: DType, values: TypedArray): Float32Array {
+export function toFloat32(dtype: DType, values: TypedArray, into?: Float32Array): Float32Array {
   if (dtype === "float32") return values as Float32Array;
-  if (dtype === "bfloat16") return bfloat16ToFloat32(values as Uint16Array);
-  if (dtype === "float16") return float16ToFloat32(values as Uint16Array);
-  if (dtype === "float64") return Float32Array.from(values as Float64Array);
-  throw notFloat(dtype, "float32");
+  if (dtype === "bfloat16") return bfloat16ToFloat32(values as Uint16Array, into);
+  if (dtype === "float16") return float16ToFloat32(values as Uint16Array, into);
+  if (dtype !== "float64") throw notFloat(dtype, "float32");
+  const rounded = into ?? new Float32Array(values.length);
+  rounded.set(values as Float64Array);
+  return rounded;
 }
 
 /** A float32 array as `dtype`; as float32 it is returned as it is. */
@@ -82,6 +84,11 @@ export function fromFloat32(dtype: DType, values: Float32Array): TypedArray {
   if (dtype === "float16") return float32ToFloat16(values);
   if (dtype === "float64") return Float64Array.from(values);
   throw notFloat("float32", dtype);
+}
+
+/** Any floating-point array as `to`, by way of float32; one that is so already is returned as it is, whatever its type. */
+export function convertFloats(values: TypedArray, from: DType, to: DType, into?: Float32Array): TypedArray {
+  return from === to ? values : fromFloat32(to, toFloat32(from, values, into));
 }
 
 const notFloat = (from: DType, to: DType) =>
