@@ -1,9 +1,17 @@
 /** Every model family, and how `config.json` picks one. */
 import { EspalierError, nearestNames } from "../graph/index.ts";
+import { bloom } from "./bloom.ts";
 import { type Family, type Task, taskNames } from "./family.ts";
+import { gemma } from "./gemma.ts";
+import { gptNeox } from "./gpt-neox.ts";
+import { gpt2 } from "./gpt2.ts";
 import { llama } from "./llama.ts";
+import { olmo2 } from "./olmo2.ts";
+import { opt } from "./opt.ts";
+import { phi3 } from "./phi3.ts";
+import { qwen } from "./qwen.ts";
 
-export const families: readonly Family[] = [llama];
+export const families: readonly Family[] = [llama, qwen, gemma, olmo2, phi3, gpt2, gptNeox, opt, bloom];
 
 /** What well-known relatives have that no family here can say: running them as their nearest one would give wrong numbers without a word. */
 const differences: Readonly<Record<string, { nearest: string; differs: string }>> = {

@@ -11,6 +11,7 @@
 import { z } from "zod";
 import { activationNames, GatedMLP, GroupedQueryAttention, type Initializer, type Linear } from "../nn/index.ts";
 import { type DecoderFamilyOptions, DecoderForCausalLM, DecoderForSequenceClassification, decoderFamily } from "./decoder-family.ts";
+import type { Family } from "./family.ts";
 import { PreNormDecoder } from "./pre-norm-decoder.ts";
 import { checkHeads, parseConfig } from "./read-config.ts";
 import { ropeContext, ropeFields, rotaryOf, withRope } from "./rope.ts";
@@ -87,8 +88,6 @@ const options: DecoderFamilyOptions<LlamaConfig> = {
   tied: (config) => config.tie_word_embeddings,
 };
 
-export const llama = decoderFamily(options);
-
 /** Llama with a language-model head. */
 export class LlamaForCausalLM extends DecoderForCausalLM<LlamaConfig> {
   declare readonly model: LlamaModel;
@@ -109,3 +108,9 @@ export class LlamaForSequenceClassification extends DecoderForSequenceClassifica
     super(options, config, labels, seed);
   }
 }
+
+export const llama: Family<LlamaConfig> = {
+  ...decoderFamily(options),
+  causalLM: (config, seed) => new LlamaForCausalLM(config, seed),
+  sequenceClassifier: (config, labels, seed) => new LlamaForSequenceClassification(config, labels, seed),
+};

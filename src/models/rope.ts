@@ -3,7 +3,7 @@ import { z } from "zod";
 import { EspalierError } from "../graph/index.ts";
 import { Rotary, rotaryFrequencies } from "../nn/index.ts";
 
-const parametersSchema = z.looseObject({
+export const ropeParametersSchema = z.looseObject({
   rope_type: z.string().optional(),
   type: z.string().optional(),
   rope_theta: z.number().positive().optional(),
@@ -19,15 +19,15 @@ const parametersSchema = z.looseObject({
 /** transformers 5 writes `rope_parameters`; older versions a top-level `rope_theta` and, for long contexts, `rope_scaling`. */
 export const ropeFields = {
   rope_theta: z.number().positive().default(10000),
-  rope_parameters: parametersSchema.nullish(),
-  rope_scaling: parametersSchema.nullish(),
+  rope_parameters: ropeParametersSchema.nullish(),
+  rope_scaling: ropeParametersSchema.nullish(),
   partial_rotary_factor: z.number().positive().max(1).optional(),
   max_position_embeddings: z.int().positive().default(2048),
   original_max_position_embeddings: z.int().positive().optional(),
 };
 
 export type RopeConfig = z.output<z.ZodObject<typeof ropeFields>>;
-export type RopeParameters = z.output<typeof parametersSchema>;
+export type RopeParameters = z.output<typeof ropeParametersSchema>;
 
 /** What stretching makes of the frequencies. */
 interface Stretched {
