@@ -9,4 +9,6 @@ export * from "./layers.ts";
 export * from "./mode.ts";
 export * from "./module.ts";
 export * from "./multi-head-attention.ts";
+export * from "./quantize.ts";
+export * from "./quantized-linear.ts";
 export * from "./rotary.ts";
