@@ -1,6 +1,8 @@
 /** The face of the room: examples to batches. Safe in a browser; reading data files (`readExamples`) is in `records.ts`. */
 export * from "./batch-source.ts";
 export * from "./classification-batches.ts";
+export * from "./conversation-batches.ts";
+export type { Conversation } from "./conversations.ts";
 export * from "./language-batches.ts";
 export { nearDuplicateGroups } from "./near-duplicates.ts";
 export type { Example, ReadOptions } from "./records.ts";

@@ -1,6 +1,7 @@
 import { extname } from "node:path";
 import { type CsvError, parse } from "csv-parse/sync";
 import { EspalierError, nearestNames } from "../graph/errors.ts";
+import { jsonLines, type Problem, printable, refuseProblems } from "./json-lines.ts";
 import { readTextFile, statFile } from "./text-file.ts";
 
 /** One text, with its label where the file gives one, and where it stands. */
@@ -17,15 +18,6 @@ export interface ReadOptions {
   textColumn?: string;
   /** The key or column that holds the label, "label" unless told. A file may lack it, unless it is named here. */
   labelColumn?: string;
-}
-
-/** What is wrong with one line. All lines are read before the first is reported, so that the message can say how many there are. */
-interface Problem {
-  line: number;
-  code: string;
-  reason: string;
-  /** The lines after it could not be told apart, so nobody knows how many of them are broken. */
-  hidesRest?: boolean;
 }
 
 interface Records {
@@ -71,24 +63,10 @@ function txt(text: string, file: string): Records {
 }
 
 function jsonl(text: string, file: string, options: ReadOptions): Records {
-  const records: Records = { examples: [], problems: [] };
-  for (const [index, content] of text.split("\n").entries()) {
-    if (content.trim() === "") continue;
-    const line = index + 1;
-    let value: unknown;
-    try {
-      value = JSON.parse(content);
-    } catch (error) {
-      records.problems.push({ line, code: "data-json", reason: `is not valid JSON: ${printable((error as Error).message)}` });
-      continue;
-    }
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
-      records.problems.push({ line, code: "data-record", reason: `holds ${kind}; each line must be an object such as {"text": "…"}` });
-      continue;
-    }
-    addExample(records, value as Record<string, unknown>, file, line, options);
-  }
+  const { objects, problems } = jsonLines(text, '{"text": "…"}');
+  const records: Records = { examples: [], problems };
+  for (const { value, line } of objects) addExample(records, value, file, line, options);
+  problems.sort((a, b) => a.line - b.line);
   return records;
 }
 
@@ -203,24 +181,6 @@ function addExample(records: Records, value: Record<string, unknown>, file: stri
   }
 }
 
-function refuseProblems(file: string, problems: Problem[]): void {
-  const [first, ...others] = problems;
-  if (!first) return;
-  const numbers = others.slice(0, 5).map((problem) => problem.line);
-  const hiding = problems.find((problem) => problem.hidesRest);
-  const dots = others.length > numbers.length ? ", …" : "";
-  const more =
-    others.length === 0
-      ? hiding
-        ? ""
-        : " No other line is broken."
-      : others.length === 1
-        ? ` 1 other line is broken too (line ${numbers[0]}).`
-        : ` ${others.length} other lines are broken too (lines ${numbers.join(", ")}${dots}).`;
-  const rest = hiding ? ` What follows line ${hiding.line} cannot be judged before that line is corrected.` : "";
-  throw new EspalierError(first.code, `${file} line ${first.line}: ${first.reason}.${more}${rest}`);
-}
-
 function refuseHalfLabelled(file: string, examples: Example[], { labelColumn }: ReadOptions): void {
   const labelled = examples.filter((example) => example.label !== undefined);
   if (labelled.length === examples.length) return;
@@ -243,6 +203,3 @@ const listed = (names: readonly string[]) => {
   const shown = names.slice(0, 20).map((name) => `"${printable(name)}"`);
   return shown.join(", ") + (names.length > shown.length ? `, … (${names.length} in all)` : "");
 };
-
-/** What a file holds must not steer the terminal that shows the message. */
-const printable = (text: string) => (text.length > 200 ? `${text.slice(0, 200)}…` : text).replace(/\p{Cc}/gu, "?");

@@ -9,9 +9,9 @@ export interface SplitOptions {
 }
 
 /** Both parts keep the order of the list. */
-export interface Split {
-  train: Example[];
-  heldOut: Example[];
+export interface Split<E extends Example = Example> {
+  train: E[];
+  heldOut: E[];
   /** Examples with the text and the label of an earlier one. */
   duplicatesRemoved: number;
 }
@@ -21,7 +21,7 @@ export interface Split {
  * ({@link nearDuplicateGroups}) of a held-out text in training, since a model would be praised for having memorised it.
  * The same list, share and seed give the same split. A group that is larger than what its labels may hold out goes to training.
  */
-export function splitExamples(examples: readonly Example[], options: SplitOptions = {}): Split {
+export function splitExamples<E extends Example>(examples: readonly E[], options: SplitOptions = {}): Split<E> {
   const { heldOut: share = 0.2, seed = 0 } = options;
   if (!(share >= 0 && share < 1)) {
     throw new EspalierError(
@@ -35,12 +35,12 @@ export function splitExamples(examples: readonly Example[], options: SplitOption
   const groups = grouped(kept);
   if (groups.length < 2) refuse(kept);
   const chosen = chooseGroups(groups, share, seed);
-  const out = new Set(groups.filter((_, index) => chosen.has(index)).flat());
+  const out = new Set<Example>(groups.filter((_, index) => chosen.has(index)).flat());
   return { train: kept.filter((e) => !out.has(e)), heldOut: kept.filter((e) => out.has(e)), duplicatesRemoved };
 }
 
 /** Equal texts under different labels both stay: which label is right is not ours to say. They share a group, hence a part. */
-function withoutDuplicates(examples: readonly Example[]): Example[] {
+function withoutDuplicates<E extends Example>(examples: readonly E[]): E[] {
   const seen = new Set<string>();
   return examples.filter(({ text, label }) => {
     const key = JSON.stringify([label, text]);

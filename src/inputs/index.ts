@@ -1,6 +1,6 @@
 /** The face of the room: text to tensors' integers and back. Safe in a browser; reading directories is in `text/tokenizer-directory.ts`. */
 export { type ChatFormat, chatFormatNames } from "./text/chat-formats.ts";
-export { type ChatMessage, type ChatPart, type ChatRole, chatRoles, messageText } from "./text/chat-messages.ts";
+export { type ChatMessage, type ChatPart, type ChatRole, chatMessageSchema, chatRoles, messageText } from "./text/chat-messages.ts";
 export { ChatTemplate, type ChatTemplateOptions, type RenderOptions } from "./text/chat-template.ts";
 export {
   type EncodeChatOptions,

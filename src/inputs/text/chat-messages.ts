@@ -24,7 +24,8 @@ const partSchema = z
   .looseObject({ type: z.string(), text: z.string().optional() })
   .refine(({ type, text }) => type !== "text" || text !== undefined, "a part of type text has no text");
 
-export const messageSchema = z
+/** What {@link ChatMessage} says, for messages from elsewhere. */
+export const chatMessageSchema = z
   .looseObject({
     role: z.enum(chatRoles),
     content: z.union([z.string(), z.array(partSchema).min(1)], { error: "must be a string or a list of parts" }).nullish(),
@@ -32,7 +33,7 @@ export const messageSchema = z
   })
   .refine(({ content, tool_calls }) => (content ?? undefined) !== undefined || (tool_calls?.length ?? 0) > 0, "has no content");
 
-const messagesSchema = z.array(messageSchema).min(1, "there is no message");
+const messagesSchema = z.array(chatMessageSchema).min(1, "there is no message");
 
 /** The text of a message; of parts, their texts joined. */
 export function messageText({ content }: ChatMessage): string {

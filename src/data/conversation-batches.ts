@@ -1,0 +1,84 @@
+import { EspalierError } from "../graph/index.ts";
+import type { EncodedConversation } from "../inputs/index.ts";
+import { hostTensor } from "../runtime/index.ts";
+import type { BatchSource } from "./batch-source.ts";
+import { type BucketOptions, bucketPlan } from "./bucket-plan.ts";
+import type { Truncation } from "./sequences.ts";
+
+/** What is read and what is to be said next, token by token. */
+export interface ConversationExample {
+  ids: readonly number[];
+  /** For every id the one after it where the assistant says it, else −100. */
+  targets: readonly number[];
+  description: string;
+}
+
+/**
+ * Examples of at most `limit` ids. Conversations longer than that lose their end, and one of which nothing is left that the assistant says is
+ * dropped. Whoever calls tells the counts: nothing is cut silently.
+ */
+export function conversationExamples(
+  encoded: readonly (EncodedConversation & { description: string })[],
+  limit: number,
+): { examples: ConversationExample[]; truncation: Truncation; withoutTarget: number } {
+  if (!Number.isInteger(limit) || limit < 1)
+    throw new EspalierError("data-limit", `Sequences are cut to a whole number of tokens, at least 1, not ${limit}.`);
+  const truncation: Truncation = { count: 0, of: encoded.length, longest: 0, limit };
+  const examples = encoded.flatMap(({ ids, assistant, description }) => {
+    // The last id is only ever a target.
+    truncation.longest = Math.max(truncation.longest, ids.length - 1);
+    if (ids.length - 1 > limit) truncation.count++;
+    const length = Math.min(ids.length - 1, limit);
+    const targets = Array.from({ length: Math.max(0, length) }, (_, t) => (assistant[t + 1] ? ids[t + 1]! : -100));
+    return targets.every((target) => target === -100) ? [] : [{ ids: ids.slice(0, length), targets, description }];
+  });
+  return { examples, truncation, withoutTarget: encoded.length - examples.length };
+}
+
+export interface ConversationBatchOptions extends BucketOptions {
+  /** The token that fills rows up. What it is makes no difference: nothing looks at what stands to its right, and it has no target. */
+  padId: number;
+}
+
+/**
+ * Batches of conversations: `ids` and `targets`, int64 [batch, time], right-padded; targets of −100 do not count. They are filled as
+ * {@link bucketPlan} says; filler rows without targets make every batch full.
+ */
+export function conversationBatches(examples: readonly ConversationExample[], options: ConversationBatchOptions): BatchSource {
+  const { batchSize, padId, buckets } = options;
+  const longest = buckets.at(-1) ?? 0;
+  for (const { ids, description } of examples)
+    if (longest > 0 && ids.length > longest)
+      throw new EspalierError(
+        "data-batches",
+        `${description}: has ${ids.length} tokens, and the largest bucket holds ${longest}. Truncate the conversations or add a larger bucket.`,
+      );
+  const plan = bucketPlan(
+    examples.map(({ ids }) => ids.length),
+    options,
+  );
+  return {
+    batchesPerEpoch: plan.batchesPerEpoch,
+    batch(step) {
+      const { length, rows } = plan.at(step);
+      const ids = new BigInt64Array(batchSize * length).fill(BigInt(padId));
+      const targets = new BigInt64Array(batchSize * length).fill(-100n);
+      let tokens = 0;
+      for (const [row, index] of rows.entries()) {
+        const example = examples[index]!;
+        for (const [t, id] of example.ids.entries()) {
+          ids[row * length + t] = BigInt(id);
+          targets[row * length + t] = BigInt(example.targets[t]!);
+        }
+        tokens += example.ids.length;
+      }
+      const shape = [batchSize, length];
+      return {
+        feeds: { ids: hostTensor("int64", shape, ids), targets: hostTensor("int64", shape, targets) },
+        tokens,
+        examples: rows.length,
+        description: rows.map((index) => examples[index]!.description).join(", "),
+      };
+    },
+  };
+}

@@ -1,0 +1,109 @@
+import { extname } from "node:path";
+import { EspalierError } from "../graph/errors.ts";
+import { type ChatMessage, type ChatRole, chatMessageSchema, messageText } from "../inputs/index.ts";
+import { jsonLines, type Problem, printable, refuseProblems } from "./json-lines.ts";
+import type { Example } from "./records.ts";
+import { readTextFile, statFile } from "./text-file.ts";
+
+/** A conversation of a data file. Its `text` is what everybody says, by which conversations are compared. */
+export interface Conversation extends Example {
+  messages: ChatMessage[];
+  /** Functions that the model could call. */
+  tools?: object[];
+}
+
+/** The speakers of the ShareGPT format and its descendants. */
+const speakers: Readonly<Record<string, ChatRole>> = {
+  system: "system",
+  human: "user",
+  user: "user",
+  gpt: "assistant",
+  chatgpt: "assistant",
+  assistant: "assistant",
+  model: "assistant",
+  tool: "tool",
+  observation: "tool",
+};
+
+const like = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}';
+
+/** Whether the first record of a .jsonl file is a conversation. */
+export function holdsConversations(file: string): boolean {
+  if (extname(file).toLowerCase() !== ".jsonl") return false;
+  statFile(file);
+  const first = readTextFile(file)
+    .split("\n")
+    .find((line) => line.trim() !== "");
+  try {
+    const value: unknown = JSON.parse(first ?? "");
+    return typeof value === "object" && value !== null && listOf(value as Record<string, unknown>) !== undefined;
+  } catch {
+    return false; // Whoever reads the file says what is wrong with it.
+  }
+}
+
+/**
+ * Reads conversations, one JSON object a line: `{"messages": [{"role": "user", "content": "…"}, …]}` with the roles system, user, assistant and
+ * tool, and perhaps `"tools": [schema, …]`; or, in ShareGPT's way, `{"conversations": [{"from": "human", "value": "…"}, …]}`, perhaps with
+ * `"system": "…"`. The assistant must speak at least once.
+ * @throws EspalierError `data-conversation` and what reading records throws; the message counts the other broken lines
+ */
+export function readConversations(file: string): Conversation[] {
+  statFile(file);
+  if (extname(file).toLowerCase() !== ".jsonl")
+    throw new EspalierError("data-extension", `${file}: conversations are read from .jsonl files, one a line such as ${like}.`);
+  const text = readTextFile(file);
+  if (text.trim() === "") throw new EspalierError("data-empty", `${file}: is empty. Give a file with at least one conversation.`);
+  const { objects, problems } = jsonLines(text, like);
+  const conversations = objects.flatMap(({ value, line }): Conversation[] => {
+    const read = conversationOf(value);
+    if (typeof read === "string") {
+      problems.push({ line, code: "data-conversation", reason: read } satisfies Problem);
+      return [];
+    }
+    const transcript = read.messages.map((message) => `${message.role}: ${messageText(message)}`).join("\n");
+    return [{ ...read, text: transcript, file, line }];
+  });
+  refuseProblems(
+    file,
+    problems.sort((a, b) => a.line - b.line),
+  );
+  return conversations;
+}
+
+const listOf = (value: Record<string, unknown>): unknown[] | undefined =>
+  [value.messages, value.conversations].find((list): list is unknown[] => Array.isArray(list));
+
+/** The conversation, or what is wrong with it. */
+function conversationOf(value: Record<string, unknown>): { messages: ChatMessage[]; tools?: object[] } | string {
+  const list = listOf(value);
+  if (!list) return `has no list "messages" or "conversations"; each line must be an object such as ${like}`;
+  const { tools, system } = value;
+  if (tools !== undefined && tools !== null && !(Array.isArray(tools) && tools.every((tool) => typeof tool === "object" && tool !== null)))
+    return '"tools" must be a list of objects';
+  const named: unknown[] = typeof system === "string" && system !== "" ? [{ role: "system", content: system }] : [];
+  const messages: ChatMessage[] = [];
+  for (const [i, raw] of [...named, ...list].entries()) {
+    const where = `message ${i + 1 - named.length}`;
+    const message = typeof raw === "object" && raw !== null && "from" in raw ? fromShareGpt(raw as Record<string, unknown>) : raw;
+    if (typeof message === "string") return `${where}: ${message}`;
+    const parsed = chatMessageSchema.safeParse(message);
+    if (!parsed.success) {
+      const [issue] = parsed.error.issues;
+      return `${where}${issue!.path.length > 0 ? `, ${issue!.path.join(".")}` : ""}: ${printable(issue!.message)}`;
+    }
+    const checked = parsed.data as ChatMessage;
+    const silent = messageText(checked).trim() === "" && !Array.isArray(checked.content) && !checked.tool_calls?.length;
+    if (silent && (checked.role === "user" || checked.role === "assistant")) return `${where}: its content is empty`;
+    messages.push(checked);
+  }
+  if (!messages.some(({ role }) => role === "assistant")) return "the assistant says nothing in it, so nothing can be learnt from it";
+  return { messages, ...(Array.isArray(tools) && tools.length > 0 && { tools: tools as object[] }) };
+}
+
+function fromShareGpt({ from, value, ...rest }: Record<string, unknown>): object | string {
+  const role = typeof from === "string" && Object.hasOwn(speakers, from) ? speakers[from] : undefined;
+  if (role === undefined)
+    return `"from" is ${printable(JSON.stringify(from) ?? "missing")}; the speakers are ${Object.keys(speakers).join(", ")}`;
+  return { ...rest, role, content: value };
+}
