@@ -13,7 +13,7 @@ import { readTaskRecord, recordFile } from "./task-record.ts";
 /** A model ready for use: a base model, with or without an adapter on it. */
 export type Adapted = { tokenizer: Tokenizer; base: string } & (
   | { kind: "classification"; model: SequenceClassifier; record: Extract<TaskRecord, { task: "classification" }> }
-  | { kind: "language-modeling"; model: CausalLM; record: Extract<TaskRecord, { task: "language-modeling" }> | undefined }
+  | { kind: "language-modeling"; model: CausalLM; record: Exclude<TaskRecord, { task: "classification" }> | undefined }
 );
 
 /** Opens an adapter on its base model (or on `model`). */

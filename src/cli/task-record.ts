@@ -16,6 +16,7 @@ const recordSchema: z.ZodType<TaskRecord> = z.union([
     positive: z.string().optional(),
   }),
   z.object({ task: z.literal("language-modeling"), sequenceLength: z.int().positive() }),
+  z.object({ task: z.literal("chat"), maxLength: z.int().positive(), chatFormat: z.string().optional() }),
 ]);
 
 /** What was trained, as recorded beside an adapter or a model; undefined for one that came from elsewhere. */

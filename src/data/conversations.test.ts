@@ -34,7 +34,7 @@ describe("readConversations", () => {
       { messages: [ask, answer], tools: [{ type: "function" }], text: "user: how?\nassistant: so.", file: path, line: 1 },
       {
         messages: [{ role: "system", content: "be brief" }, ask, { ...answer, weight: 1 }],
-        text: "system: be brief\nuser: how?\nassistant: so.",
+        text: "user: how?\nassistant: so.",
         file: path,
         line: 3,
       },

@@ -5,7 +5,7 @@ import { jsonLines, type Problem, printable, refuseProblems } from "./json-lines
 import type { Example } from "./records.ts";
 import { readTextFile, statFile } from "./text-file.ts";
 
-/** A conversation of a data file. Its `text` is what everybody says, by which conversations are compared. */
+/** A conversation of a data file. Its `text`, by which conversations are compared, is what everybody says but the system, which says the same in many. */
 export interface Conversation extends Example {
   messages: ChatMessage[];
   /** Functions that the model could call. */
@@ -61,7 +61,8 @@ export function readConversations(file: string): Conversation[] {
       problems.push({ line, code: "data-conversation", reason: read } satisfies Problem);
       return [];
     }
-    const transcript = read.messages.map((message) => `${message.role}: ${messageText(message)}`).join("\n");
+    const spoken = read.messages.filter(({ role }) => role !== "system");
+    const transcript = spoken.map((message) => `${message.role}: ${messageText(message)}`).join("\n");
     return [{ ...read, text: transcript, file, line }];
   });
   refuseProblems(

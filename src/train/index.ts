@@ -14,6 +14,7 @@ export {
   sgd,
 } from "./optimizers.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
+export { chatTask } from "./tasks/chat.ts";
 export { Classifier, classificationTask } from "./tasks/classification.ts";
 export { languageModelingTask } from "./tasks/language-modeling.ts";
 export type { Task } from "./tasks/task.ts";

@@ -1,11 +1,14 @@
 import { Command } from "commander";
+import { holdsConversations, readConversations } from "../../data/conversations.ts";
 import { readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { cpu } from "../../runtime/node.ts";
+import { chatTask } from "../../train/tasks/chat.ts";
 import { classificationTask } from "../../train/tasks/classification.ts";
 import { languageModelingTask } from "../../train/tasks/language-modeling.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { type Adapted, openAdapted, openModel } from "../adapted.ts";
+import { chatFormatOption, chatTemplateOf } from "../chat-format.ts";
 import { defaultModel } from "../default-model.ts";
 import { checkLength, integer } from "../options.ts";
 import { Terminal } from "../terminal.ts";
@@ -18,23 +21,26 @@ interface EvalFlags {
   labelColumn?: string;
   batchSize: number;
   maxLength?: number;
+  chatFormat?: string;
   json?: boolean;
 }
 
 export function evalCommand(): Command {
   return new Command("eval")
     .description("Measure a model, or a model with an adapter, on data.")
-    .requiredOption("--data <file>", "data: .jsonl or .csv with text (and label), or .txt")
+    .requiredOption("--data <file>", "data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
     .option("--model <directory>", "base model (default: the adapter's own, or the embedded sapling)")
     .option("--adapter <directory>", "adapter that espalier train saved")
     .option("--text-column <name>", "column or key of the text (default: text)")
     .option("--label-column <name>", "column or key of the label (default: label)")
     .option("--batch-size <n>", "sequences per batch", integer(1), 16)
-    .option("--max-length <n>", "tokens per sequence of language modelling (default: as trained, or 256)", integer(2))
+    .option("--max-length <n>", "tokens per sequence of language modelling or conversation (default: as trained, or 256)", integer(2))
+    .addOption(chatFormatOption())
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: EvalFlags) => {
       const terminal = new Terminal();
-      const examples = readExamples(flags.data, { textColumn: flags.textColumn, labelColumn: flags.labelColumn });
+      const conversations = holdsConversations(flags.data) ? readConversations(flags.data) : undefined;
+      const examples = conversations ?? readExamples(flags.data, { textColumn: flags.textColumn, labelColumn: flags.labelColumn });
       const adapted: Adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openModel(flags.model ?? defaultModel);
       const device = cpu();
       const common = { train: examples, heldOut: examples, batchSize: flags.batchSize, seed: 0 };
@@ -48,9 +54,20 @@ export function evalCommand(): Command {
           );
         task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
       } else {
-        const sequenceLength = flags.maxLength ?? adapted.record?.sequenceLength ?? Math.min(256, adapted.model.contextLength);
-        checkLength(sequenceLength, adapted.model, adapted.base);
-        task = languageModelingTask(adapted.model, adapted.tokenizer, device, { ...common, sequenceLength });
+        const { model, tokenizer, record, base } = adapted;
+        const trained = record?.task === "chat" ? record.maxLength : record?.sequenceLength;
+        const length = flags.maxLength ?? trained ?? Math.min(256, model.contextLength);
+        checkLength(length, model, base);
+        if (conversations) {
+          const template = chatTemplateOf(base, flags.chatFormat, record);
+          task = chatTask(model, tokenizer, template, device, {
+            ...common,
+            train: conversations,
+            heldOut: conversations,
+            maxLength: length,
+          });
+          for (const note of task.notes.slice(1).filter((text) => !/ training /.test(text))) terminal.line(note);
+        } else task = languageModelingTask(model, tokenizer, device, { ...common, sequenceLength: length });
       }
       const bar = terminal.progress("evaluate", 1);
       const metrics = await task.evaluate((done, of) => bar.update(done, flags.data, of));

@@ -12,6 +12,7 @@ import { type ScheduleName, schedule, scheduleNames } from "../../train/schedule
 import { defaultTemplate } from "../../train/tasks/classification.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { train } from "../../train/trainer.ts";
+import { chatFormatOption } from "../chat-format.ts";
 import { defaultModel } from "../default-model.ts";
 import { fingerprints } from "../fingerprints.ts";
 import { integer, list, number } from "../options.ts";
@@ -26,7 +27,8 @@ export interface TrainFlags {
   model: string;
   data: string;
   evalData?: string;
-  task?: "classification" | "language-modeling";
+  task?: "classification" | "language-modeling" | "chat";
+  chatFormat?: string;
   textColumn?: string;
   labelColumn?: string;
   template: string;
@@ -80,15 +82,20 @@ export interface TrainSummary {
 export function trainCommand(): Command {
   return new Command("train")
     .description("Adapt a pre-trained model to your data.")
-    .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), or .txt")
+    .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
     .option("--model <directory>", "base model in the Hugging Face layout (default: the embedded sapling)", defaultModel)
     .option("--eval-data <file>", "held-out data; without it a part of --data is held out")
     .addOption(
-      new Option("--task <task>", "default: classification when the data has labels").choices(["classification", "language-modeling"]),
+      new Option("--task <task>", "default: classification when the data has labels, chat when it holds conversations").choices([
+        "classification",
+        "language-modeling",
+        "chat",
+      ]),
     )
     .option("--text-column <name>", "column or key of the text (default: text)")
     .option("--label-column <name>", "column or key of the label (default: label)")
     .option("--template <text>", "how a text is put to a classifier", defaultTemplate)
+    .addOption(chatFormatOption())
     .option("--positive <label>", "label that F1 and ROC AUC speak of (default: the rarer one)")
     .option("--held-out <share>", "share of the data held out", number(0.001, 0.9), 0.2)
     .addOption(new Option("--method <name>", "what is trained: a LoRA adapter, or everything").choices(["lora", "none"]).default("lora"))

@@ -4,7 +4,7 @@ import type { Objective } from "../objectives.ts";
 
 /** A model, what it learns from and how well it does: what the command trains and evaluates. */
 export interface Task {
-  readonly name: "classification" | "language-modeling";
+  readonly name: TaskRecord["task"];
   readonly model: CausalLM | SequenceClassifier;
   readonly objective: Objective;
   readonly train: BatchSource;
@@ -21,4 +21,5 @@ export interface Task {
 
 export type TaskRecord =
   | { task: "classification"; labels: readonly string[]; template: string; maxLength: number; positive?: string }
-  | { task: "language-modeling"; sequenceLength: number };
+  | { task: "language-modeling"; sequenceLength: number }
+  | { task: "chat"; maxLength: number; chatFormat?: string };

@@ -1,0 +1,87 @@
+import { type Conversation, conversationBatches, conversationExamples, type Truncation } from "../../data/index.ts";
+import { EspalierError } from "../../graph/index.ts";
+import { type ChatTemplate, encodeConversation, type Tokenizer, turnEnd } from "../../inputs/index.ts";
+import type { CausalLM } from "../../models/causal-lm.ts";
+import type { Device } from "../../runtime/index.ts";
+import { Evaluator } from "../evaluate.ts";
+import { causalLanguageModel } from "../objectives.ts";
+import { lengthBuckets } from "./classification.ts";
+import type { Task } from "./task.ts";
+
+export interface ChatTaskOptions {
+  train: readonly Conversation[];
+  heldOut: readonly Conversation[];
+  batchSize: number;
+  /** Tokens per conversation. */
+  maxLength: number;
+  seed: number;
+}
+
+/** Conversations, of which the assistant's turns are learnt; quality is stated as the perplexity of its tokens in held-out ones. */
+export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTemplate, device: Device, options: ChatTaskOptions): Task {
+  const { batchSize, maxLength, seed } = options;
+  const prepare = (conversations: readonly Conversation[]) =>
+    conversationExamples(
+      conversations.map((conversation) => encode(tokenizer, template, conversation)),
+      maxLength,
+    );
+  const [trainSet, heldSet] = [prepare(options.train), prepare(options.heldOut)];
+  for (const [name, { examples, truncation }] of Object.entries({ training: trainSet, "held-out": heldSet })) {
+    if (examples.length > 0) continue;
+    throw new EspalierError(
+      "no-targets",
+      `In none of the ${truncation.of} ${name} conversations does the assistant say anything within ${maxLength} tokens (the longest has ${truncation.longest}). Raise --max-length or shorten what stands before.`,
+    );
+  }
+  const common = { batchSize, padId: tokenizer.padId ?? tokenizer.eosId ?? 0, buckets: lengthBuckets(maxLength), seed };
+  const heldSource = conversationBatches(heldSet.examples, { ...common, shuffle: false });
+  const objective = causalLanguageModel(model);
+  const evaluator = new Evaluator(device, objective);
+  const targets = (set: typeof trainSet) => set.examples.reduce((n, example) => n + example.targets.filter((id) => id !== -100).length, 0);
+  return {
+    name: "chat",
+    model,
+    objective,
+    train: conversationBatches(trainSet.examples, common),
+    notes: [
+      `${options.train.length} training and ${options.heldOut.length} held-out conversations, in which the assistant says ${targets(trainSet)} and ${targets(heldSet)} tokens`,
+      ...markerNote(tokenizer, template),
+      ...lossNotes("training", trainSet),
+      ...lossNotes("held-out", heldSet),
+    ],
+    metric: "perplexity",
+    record: { task: "chat", maxLength, ...(template.format !== undefined && { chatFormat: template.format }) },
+    async evaluate(onProgress) {
+      const { loss } = await evaluator.run(heldSource, undefined, onProgress);
+      await evaluator.dispose(); // see Classifier.logits
+      return { loss, perplexity: Math.exp(loss) };
+    },
+    dispose: () => evaluator.dispose(),
+  };
+}
+
+function encode(tokenizer: Tokenizer, template: ChatTemplate, { messages, tools, file, line }: Conversation) {
+  const description = `${file}:${line}`;
+  try {
+    return { ...encodeConversation(tokenizer, template, messages, { tools }), description };
+  } catch (cause) {
+    if (!(cause instanceof EspalierError)) throw cause;
+    throw new EspalierError(cause.code, `${file} line ${line}: ${cause.message}`, { cause });
+  }
+}
+
+function markerNote(tokenizer: Tokenizer, template: ChatTemplate): string[] {
+  const { text } = turnEnd(tokenizer, template);
+  if (text === undefined) return [];
+  const count = tokenizer.encode(text, { addSpecialTokens: false }).length;
+  return [
+    `The turns of ${template.where} end with ${JSON.stringify(text)}, which is no token of this tokenizer. Its markers are plain text (this one takes ${count} tokens); no token is added`,
+  ];
+}
+
+function lossNotes(name: string, { truncation, withoutTarget }: { truncation: Truncation; withoutTarget: number }): string[] {
+  const { count, of, longest, limit } = truncation;
+  const cut = `${count} of ${of} ${name} conversations are longer than ${limit} tokens (the longest has ${longest}): their ends were cut off; --max-length changes that`;
+  const dropped = `${withoutTarget} of ${of} ${name} conversations were left out: the assistant says nothing in what is kept of them`;
+  return [...(count > 0 ? [cut] : []), ...(withoutTarget > 0 ? [dropped] : [])];
+}
