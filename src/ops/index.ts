@@ -6,6 +6,7 @@ export * from "./elementwise.ts";
 export type { Provider } from "./emission.ts";
 export * as emission from "./emission.ts";
 export * from "./flops.ts";
+export * from "./gather-nd.ts";
 export * from "./indexing.ts";
 export * from "./linear-cross-entropy.ts";
 export { type CrossEntropyOptions, crossEntropy, crossEntropyPerTarget } from "./loss.ts";
