@@ -2,8 +2,9 @@
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
-import type { FileStorage } from "../graph/storage.ts";
+import type { FileStorage, LazyStorage } from "../graph/storage.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
+import { isGguf, openGgufCheckpoint } from "./gguf/open-gguf.ts";
 import { readJsonObject, writeJson } from "./json-file.ts";
 import { type NamedStorages, openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { quoteName } from "./safetensors-header.ts";
@@ -17,18 +18,23 @@ export interface Checkpoint {
   directory: string;
   /** The parsed config.json; its meaning is the architecture's affair. */
   config: unknown;
-  tensors: Map<string, FileStorage>;
+  /** Where the configuration was read: config.json, or the GGUF file. */
+  configFile: string;
+  tensors: Map<string, FileStorage | LazyStorage>;
   /** Names of all files directly in the directory, sorted: tokenizer.json and its friends are found here. */
   files: string[];
 }
 
 /**
- * Opens a checkpoint directory without reading a value.
+ * Opens a checkpoint without reading a value: a directory in the Hugging Face layout, a GGUF file, or a directory that holds just one of those.
  *
  * @throws EspalierError `checkpoint-missing` (directory, config.json, weights or a shard), `checkpoint-pickle`, `checkpoint-index`,
- *   and what {@link openSafetensors} throws
+ *   and what {@link openSafetensors} and {@link openGgufCheckpoint} throw
  */
-export function openCheckpoint(directory: string): Checkpoint {
+export function openCheckpoint(path: string): Checkpoint {
+  const gguf = findGguf(path);
+  if (gguf !== undefined) return openGgufCheckpoint(gguf);
+  const directory = path;
   const files = listDirectory(directory);
   if (!files.includes(configName)) {
     throw new EspalierError(
@@ -38,9 +44,28 @@ export function openCheckpoint(directory: string): Checkpoint {
         : `${directory}: has no ${configName}, which says what the weights are. It must lie beside the weights, as in a Hugging Face download.`,
     );
   }
-  const config = readJsonObject(join(directory, configName));
+  const configFile = join(directory, configName);
+  const config = readJsonObject(configFile);
   const tensors = openWeights(directory, files);
-  return { directory: resolve(directory), config, tensors, files };
+  return { directory: resolve(directory), config, configFile, tensors, files };
+}
+
+/**
+ * The GGUF file that a path stands for: the file itself, or the only one in a directory without a config.json.
+ *
+ * @throws EspalierError `checkpoint-missing` (no such directory), `checkpoint-ambiguous` (several GGUF files in it)
+ */
+export function findGguf(path: string): string | undefined {
+  if (isGguf(path) && !statSync(path, { throwIfNoEntry: false })?.isDirectory()) return path;
+  const files = listDirectory(path);
+  if (files.includes(configName)) return undefined;
+  const [first, ...others] = files.filter(isGguf);
+  if (first === undefined) return undefined;
+  if (others.length === 0) return join(path, first);
+  throw new EspalierError(
+    "checkpoint-ambiguous",
+    `${path}: holds ${others.length + 1} GGUF files (${[first, ...others].slice(0, 8).join(", ")}${others.length > 7 ? ", …" : ""}). Give one of them, as in ${join(path, first)}.`,
+  );
 }
 
 /**

@@ -10,7 +10,10 @@ export {
 } from "../graph/dtype-conversion.ts";
 export { readStorage } from "../runtime/stored-values.ts";
 export { writeFileAtomically } from "./atomic-file.ts";
-export { type Checkpoint, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
+export { GgufFile, type GgufTensor } from "./gguf/gguf-file.ts";
+export { saveLoraGguf } from "./gguf/lora-gguf.ts";
+export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";
+export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
 export { readJsonObject, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";
 export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";

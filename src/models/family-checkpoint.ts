@@ -1,7 +1,6 @@
 /** A Hugging Face directory, opened as what its family makes of it: what loading is for every task. */
-import { join } from "node:path";
 import { type Checkpoint, matchTensors, openCheckpoint } from "../checkpoints/index.ts";
-import { EspalierError, type FileStorage, isFloat } from "../graph/index.ts";
+import { EspalierError, isFloat, type Storage } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
 import { builderOf, familyOf } from "./families.ts";
 import type { Family, Task } from "./family.ts";
@@ -17,7 +16,7 @@ export interface Opened<T extends Task> {
 /** Opens a directory for a task; nothing is read yet. */
 export function openFamily<T extends Task>(directory: string, task: T): Opened<T> {
   const checkpoint = openCheckpoint(directory);
-  const file = join(checkpoint.directory, "config.json");
+  const file = checkpoint.configFile;
   const family = familyOf(checkpoint.config, file);
   const build = builderOf(family, task, file);
   return {
@@ -66,14 +65,14 @@ export function fill(
     if (!(cause instanceof EspalierError)) throw cause;
     throw new EspalierError(cause.code, `${directory}: ${cause.message}`, { cause });
   }
-  for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!);
+  for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!, directory);
 }
 
-function checkedFloat(name: string, storage: FileStorage): FileStorage {
+function checkedFloat<S extends Storage>(name: string, storage: S, directory: string): S {
   if (isFloat(storage.dtype)) return storage;
   throw new EspalierError(
     "checkpoint-dtype",
-    `${storage.file}: the weight "${name}" is ${storage.dtype}. Weights must be float32, float16, bfloat16 or float64: use a checkpoint that is not quantised.`,
+    `${storage.kind === "file" ? storage.file : directory}: the weight "${name}" is ${storage.dtype}. Weights must be float32, float16, bfloat16 or float64: use a checkpoint that is not quantised.`,
   );
 }
 

@@ -36,7 +36,7 @@ export function loadSequenceClassifier(directory: string, labels: readonly strin
 function checkTiedHead({ directory, tensors }: Checkpoint, embeddingName: string): void {
   const head = tensors.get("lm_head.weight");
   const embedding = tensors.get(embeddingName);
-  if (!head || !embedding || head.dtype !== embedding.dtype) return;
+  if (head?.kind !== "file" || embedding?.kind !== "file" || head.dtype !== embedding.dtype) return;
   const start = (storage: FileStorage) => {
     const length = Math.min(storage.byteLength, 4096);
     return Buffer.from(readStorage({ ...storage, dtype: "uint8", shape: [length], byteLength: length }) as Uint8Array);

@@ -1,13 +1,13 @@
 /** A model → a Hugging Face directory that transformers loads. */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readJsonObject, saveCheckpoint } from "../checkpoints/index.ts";
+import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonObject, saveCheckpoint } from "../checkpoints/index.ts";
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
 
 export interface SaveModelOptions {
-  /** Directory that the model was loaded from: its configuration is kept, unknown keys included, and its tokenizer and licence are copied. */
+  /** What the model was loaded from: its configuration is kept, unknown keys included, and its tokenizer (a GGUF file's too) and licence are copied. */
   source?: string;
   /** Element type of the weights. bf16 takes half the space and rounds to 8 bits of mantissa. Default f32. */
   dtype?: "f32" | "bf16";
@@ -40,7 +40,13 @@ export function saveModel(directory: string, model: SaveableModel, options: Save
 /** Mapped weights must not lose their file while a model uses them. */
 function refuseOwnSource(storage: Storage, directory: string): void {
   if (storage.kind === "converted") refuseOwnSource(storage.of, directory);
-  if (storage.kind !== "file" || !existsSync(directory) || dirname(storage.file) !== realpathSync(directory)) return;
+  if (
+    storage.kind !== "file" ||
+    storage.file.endsWith(".gguf") ||
+    !existsSync(directory) ||
+    dirname(storage.file) !== realpathSync(directory)
+  )
+    return;
   throw new EspalierError(
     "save-onto-source",
     `${directory}: the model's weights are mapped from ${storage.file}, which saving here would replace. Save into another directory.`,
@@ -48,7 +54,7 @@ function refuseOwnSource(storage: Storage, directory: string): void {
 }
 
 function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions, dtype: "f32" | "bf16"): Record<string, unknown> {
-  const kept: Record<string, unknown> = source === undefined ? { ...model.config } : readJsonObject(join(source, "config.json"));
+  const kept: Record<string, unknown> = source === undefined ? { ...model.config } : sourceConfig(source);
   kept.architectures = [model.architecture];
   // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
   kept["dtype" in kept ? "dtype" : "torch_dtype"] = dtype === "bf16" ? "bfloat16" : "float32";
@@ -59,8 +65,18 @@ function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions
   return kept;
 }
 
-function filesToCopy(source: string | undefined, model: SaveableModel): Record<string, Uint8Array> {
+function sourceConfig(source: string): Record<string, unknown> {
+  if (findGguf(source) === undefined) return readJsonObject(join(source, "config.json"));
+  return openCheckpoint(source).config as Record<string, unknown>;
+}
+
+function filesToCopy(source: string | undefined, model: SaveableModel): Record<string, string | Uint8Array> {
   if (source === undefined) return {};
+  const gguf = findGguf(source);
+  if (gguf !== undefined) {
+    const { tokenizer, config } = ggufTokenizer(GgufFile.open(gguf));
+    return { "tokenizer.json": JSON.stringify(tokenizer), "tokenizer_config.json": JSON.stringify(config, null, 2) };
+  }
   const names = readdirSync(source).filter((name) => copied.test(name) && statSync(join(source, name)).isFile());
   const wanted = model instanceof CausalLM ? names : names.filter((name) => name !== "generation_config.json");
   return Object.fromEntries(wanted.map((name) => [name, readFileSync(join(source, name))]));

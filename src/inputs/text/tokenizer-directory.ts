@@ -1,23 +1,33 @@
-/** Reads a tokenizer from a checkpoint directory. Apart from `tokenizer.ts`, so that a browser build need not know a file system. */
+/** Reads a tokenizer from a checkpoint. Apart from `tokenizer.ts`, so that a browser build need not know a file system. */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { findGguf, GgufFile, ggufTokenizer } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/errors.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 /**
- * `tokenizer.json` is required; `tokenizer_config.json` may be absent (then no start, end and padding token is known).
- * @throws EspalierError `tokenizer-missing`, `tokenizer-broken`
+ * `tokenizer.json` is required; `tokenizer_config.json` may be absent (then no start, end and padding token is known). A GGUF file, alone in
+ * its directory or given itself, holds its own tokenizer.
+ * @throws EspalierError `tokenizer-missing`, `tokenizer-broken`, `tokenizer-unsupported` (a kind in a GGUF file that Espalier lacks)
  */
 export async function tokenizerFromDirectory(directory: string): Promise<Tokenizer> {
   const path = join(directory, "tokenizer.json");
   const json = await readJson(path);
   if (json === undefined) {
+    const gguf = existsSync(directory) ? findGguf(directory) : undefined;
+    if (gguf !== undefined) return ggufFileTokenizer(gguf);
     throw new EspalierError(
       "tokenizer-missing",
       `${path} does not exist. A model directory needs the tokenizer.json that its checkpoint was published with; a tokenizer.model or vocab.txt alone must be converted first.`,
     );
   }
   return Tokenizer.fromJson(json, (await readJson(join(directory, "tokenizer_config.json"))) ?? {}, path);
+}
+
+function ggufFileTokenizer(file: string): Tokenizer {
+  const { tokenizer, config } = ggufTokenizer(GgufFile.open(file));
+  return Tokenizer.fromJson(tokenizer, config, file);
 }
 
 async function readJson(path: string): Promise<unknown> {

@@ -1,0 +1,97 @@
+/** A LoRA adapter of a Llama-family model as a GGUF file, which llama.cpp puts on the base model's GGUF file (`llama-cli --lora`). */
+import { EspalierError } from "../../graph/errors.ts";
+import type { MemoryStorage, Storage } from "../../graph/storage.ts";
+import { readStorage } from "../../runtime/stored-values.ts";
+import type { PeftAdapter } from "../peft-adapter.ts";
+import { loraScaling, unsupportedPeftOptions } from "../peft-config.ts";
+import { quoteName } from "../safetensors-header.ts";
+import { architecture } from "./llama-config.ts";
+import { ggufModule, rotatedHeads, toLlamaCppOrder } from "./llama-names.ts";
+import { writeGguf } from "./write-gguf.ts";
+
+/**
+ * Writes `<module>.weight.lora_a` [rank, in] and `.lora_b` [out, rank] in float32 for every adapted module. llama.cpp scales each update by
+ * alpha / rank with one alpha for the file; where rank-stabilised scaling or alpha patterns ask for another scale, it goes into `lora_b`.
+ *
+ * @param adapter as {@link readPeftAdapter} gives it
+ * @param base the base model's Hugging Face configuration: heads, and whether the head is tied
+ * @returns the adapted modules under their GGUF names
+ * @throws EspalierError `adapter-not-gguf` (what llama.cpp has no place for), `disk-full`, `not-writable`
+ */
+export function saveLoraGguf(file: string, adapter: PeftAdapter, base: unknown): { modules: string[] } {
+  const heads = headsOf(file, base);
+  const { config } = adapter;
+  const unsupported = unsupportedPeftOptions(config);
+  if (unsupported.length > 0)
+    throw notGguf(
+      file,
+      `it uses ${unsupported.map((o) => `${o.option} = ${JSON.stringify(o.value)}`).join(", ")}, which llama.cpp does not compute`,
+    );
+  const tensors = new Map<string, Storage>();
+  const modules: string[] = [];
+  for (const [name, storage] of adapter.tensors) {
+    const path = /^(.+)\.lora_A\.weight$/.exec(name)?.[1];
+    if (path === undefined) {
+      if (/\.lora_B\.weight$/.test(name)) continue; // beside its A
+      throw notGguf(
+        file,
+        `it holds ${quoteName(name)}, which was trained in full; a GGUF adapter holds low-rank updates only. Merge the adapter (espalier merge) and convert the merged model`,
+      );
+    }
+    const module = place(file, path, base);
+    const { rank, scale } = loraScaling(config, path);
+    // What is left when llama.cpp has multiplied by alpha / rank.
+    const rest = (scale * rank) / config.lora_alpha;
+    const b = floats(adapter.tensors.get(`${path}.lora_B.weight`)!);
+    const rows = b.shape[0]!;
+    const count = rotatedHeads(`${module}.weight`, heads);
+    if (count !== undefined && (rows / count) % 2 !== 0)
+      throw notGguf(
+        file,
+        `"${path}" has ${rows} outputs, which do not divide into the base model's ${count} heads: it belongs to another base model`,
+      );
+    const ordered = count === undefined ? b.data : toLlamaCppOrder(b.data, rows, count);
+    tensors.set(`${module}.weight.lora_a`, floats(storage));
+    tensors.set(`${module}.weight.lora_b`, { ...b, data: rest === 1 ? ordered : ordered.map((value) => value * rest) });
+    modules.push(module);
+  }
+  if (modules.length === 0) throw notGguf(file, "it has no low-rank update");
+  const metadata = {
+    "general.architecture": architecture,
+    "general.type": "adapter",
+    "adapter.type": "lora",
+    "adapter.lora.alpha": { float32: config.lora_alpha },
+  };
+  writeGguf(file, metadata, tensors);
+  return { modules };
+}
+
+function headsOf(file: string, base: unknown): { query: number; key: number } {
+  const { model_type: family, num_attention_heads: query, num_key_value_heads: key } = base as Record<string, unknown>;
+  if (family !== "llama")
+    throw notGguf(
+      file,
+      `its base model is of the family ${JSON.stringify(family)}; adapters of "llama" models can be written (Llama, SmolLM, TinyLlama)`,
+    );
+  if (typeof query !== "number") throw notGguf(file, `the base model's configuration has no "num_attention_heads"`);
+  return { query, key: typeof key === "number" ? key : query };
+}
+
+function place(file: string, path: string, base: unknown): string {
+  const module = ggufModule(path);
+  if (module === undefined) throw notGguf(file, `llama.cpp has no module for "${path}" in a "${architecture}" model`);
+  if (module === "token_embd") throw notGguf(file, "it adapts the embedding, which is not written; adapt linear layers");
+  if (module === "output" && (base as { tie_word_embeddings?: unknown }).tie_word_embeddings === true)
+    throw notGguf(
+      file,
+      `it adapts "${path}", but the base model's head is the embedding itself ("tie_word_embeddings"), and its GGUF file has no tensor for the update. Merge the adapter instead (espalier merge), or train without the head as a target`,
+    );
+  return module;
+}
+
+function floats(storage: Storage): MemoryStorage & { data: Float32Array } {
+  return { kind: "memory", dtype: "float32", shape: storage.shape, data: readStorage(storage, "float32") as Float32Array };
+}
+
+const notGguf = (file: string, why: string) =>
+  new EspalierError("adapter-not-gguf", `${file}: the adapter cannot be written as GGUF: ${why}.`);
