@@ -1,7 +1,7 @@
 /** Heads on a decoder, the same for every family: what differs is the decoder, and what the fields are called. */
 import { type Dim, mulDims, Random, type Tensor } from "../graph/index.ts";
 import { type Initializer, type Layer, Linear, normal } from "../nn/index.ts";
-import { add, dimension, gather, mul, range, reshape, sub, tanh } from "../ops/index.ts";
+import { add, dimension, gather, mul, range, reshape, softcap, sub } from "../ops/index.ts";
 import { CausalLM, type DecoderModel, type LanguageModelConfig, SequenceClassifier } from "./causal-lm.ts";
 import type { Family } from "./family.ts";
 
@@ -65,7 +65,7 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
 
   override logits(hidden: Tensor): Tensor {
     const logits = super.logits(hidden);
-    return this.softcap === undefined ? logits : mul(tanh(mul(logits, 1 / this.softcap)), this.softcap);
+    return this.softcap === undefined ? logits : softcap(logits, this.softcap);
   }
 }
 

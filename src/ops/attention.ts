@@ -12,7 +12,7 @@ import {
   type Tensor,
 } from "../graph/index.ts";
 import { defineOp, type Operands, shapeError } from "./define.ts";
-import { add, broadcastShapes, cast, lessOrEqual, mul, sub, tanh, where } from "./elementwise.ts";
+import { add, broadcastShapes, cast, lessOrEqual, mul, softcap, sub, where } from "./elementwise.ts";
 import { node } from "./emission.ts";
 import { matmul } from "./matmul.ts";
 import { concat, range, reshape, slice, split, unsqueeze } from "./movement.ts";
@@ -28,7 +28,7 @@ export interface KeyValues {
 export interface AttentionOptions {
   /** Factor on the scores. Default 1/√width. */
   scale?: number | undefined;
-  /** Scores are kept within ±softcap by softcap·tanh(score/softcap) (Gemma Team, "Gemma 2"). Default: they are not. */
+  /** Scores are kept within ±softcap; see {@link softcap}. Default: they are not. */
   softcap?: number | undefined;
   /** Added to the scores; broadcasts against [batch, heads, queries, keys]. Hidden places hold {@link hiddenScore}; see {@link causalMask}. */
   mask?: Tensor | undefined;
@@ -89,8 +89,8 @@ export function attentionOver(q: Tensor, sources: readonly KeyValues[], options:
   const rows = reshape(q, [batch, kvHeads, mulDims(groups, queries), width]);
   const parts = sources.map(({ key }) => matmul(rows, key, { transposeB: true, alpha: options.scale ?? 1 / Math.sqrt(width) }));
   const joined = parts.length === 1 ? parts[0]! : concat(parts, 3);
-  const { softcap, mask } = options;
-  const scores = softcap === undefined ? joined : mul(tanh(mul(joined, 1 / softcap)), softcap);
+  const { softcap: cap, mask } = options;
+  const scores = cap === undefined ? joined : softcap(joined, cap);
   const masked = mask ? addMask(scores, mask, [batch, kvHeads, groups, queries, keys]) : scores;
   return reshape(mixed(masked, sources), [batch, heads, queries, sources[0]!.value.shape[3]!]);
 }

@@ -36,6 +36,7 @@ describe("unary", () => {
     ["silu", ops.silu, (x) => x * sigmoid(x), mixed],
     ["gelu", ops.gelu, (x) => (x * (1 + erf(x / Math.SQRT2))) / 2, mixed],
     ["geluTanh", ops.geluTanh, geluTanh, mixed],
+    ["softcap", (x) => ops.softcap(x, 1.5), (x) => 1.5 * Math.tanh(x / 1.5), mixed],
     ["pow 3", (x) => ops.pow(x, 3), (x) => x ** 3, mixed],
     ["pow 2", (x) => ops.pow(x, 2), (x) => x * x, mixed],
     ["pow 0", (x) => ops.pow(x, 0), () => 1, [0, 1, 2, -3]],

@@ -225,6 +225,22 @@ export function geluTanh(x: Tensor): Tensor {
   return mul(mul(x, 0.5), add(tanh(inner), 1));
 }
 
+const softcapOp = defineOp<Unary, { cap: number }>({
+  name: "Softcap",
+  type: ({ x }, { cap }) => {
+    if (!(cap > 0)) throw shapeError("Softcap", { x }, `the cap must be above 0, got ${cap}`);
+    return { dtype: x.dtype, shape: x.shape };
+  },
+  emit: ({ x }, { cap }, { inputs }) => {
+    const number = (value: number) => scalar(inputs.x.dtype, value);
+    return node("Mul", [node("Tanh", [node("Mul", [x, number(1 / cap)])]), number(cap)]);
+  },
+  grad: ({ y }, dy, { cap }) => ({ x: mul(dy, sub(1, mul(mul(y, y), 1 / cap ** 2))) }),
+});
+
+/** cap·tanh(x/cap): keeps x within ±cap, and leaves what is much smaller as it is (Gemma Team, "Gemma 2"). */
+export const softcap = (x: Tensor, cap: number): Tensor => softcapOp({ x }, { cap });
+
 const whereOp = defineOp<{ condition: Tensor; a: Tensor; b: Tensor }, object>({
   name: "Where",
   type: ({ condition, a, b }) => {

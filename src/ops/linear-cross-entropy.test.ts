@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { checkOp, checkRejects, checkSymbolic, expectClose, host, ids, numbers, runOnce, sample, values } from "../../tests/ops/harness.ts";
 import { providers } from "../../tests/ops/providers.ts";
 import { grad } from "../autodiff/index.ts";
-import { type Tensor, trace } from "../graph/index.ts";
+import { elementCount, reachable, type Tensor, trace } from "../graph/index.ts";
 import * as ops from "./index.ts";
 
 const hidden = values([3, 2], [1, -1, 0.5, 2, 0, 1]);
@@ -158,4 +158,83 @@ describe("linearCrossEntropy", () => {
       expectClose(numbers(dw!), [1 / 3, 0, 1 / 3, 0, -2 / 3, 0], 1e-6, "gradient for the weight");
     });
   }
+});
+
+describe("crossEntropyOfHead", () => {
+  const [rows, width, vocabulary] = [24, 4, 2 ** 20];
+  /** Whether the program for the loss and its gradients has a value as large as all logits. */
+  const holdsLogits = (head: (h: Tensor, w: Tensor, b: Tensor, low: Tensor) => Tensor) => {
+    const traced = trace(
+      {
+        h: { dtype: "float32", shape: [1, rows, width] },
+        w: { dtype: "float32", shape: [vocabulary, width] },
+        b: { dtype: "float32", shape: [vocabulary] },
+        low: { dtype: "float32", shape: [vocabulary, width] },
+        t: { dtype: "int64", shape: [1, rows] },
+      },
+      ({ h, w, b, low, t }) => {
+        const { losses, weights } = ops.crossEntropyOfHead(head(h, w, b, low), t);
+        const [dh, dw, db] = grad(ops.sum(losses), [h, w, b]);
+        return { losses, weights, dh: dh!, dw: dw!, db: db! };
+      },
+    );
+    const values = [...reachable(Object.values(traced.outputs))].flatMap((n) => n.outputs);
+    return values.some((t) => elementCount(t.shape as number[]) >= rows * vocabulary);
+  };
+  test("logits that a head computed are never whole: a matrix, with a bias, with a cap", () => {
+    expect(holdsLogits((h, w) => ops.linear(h, w))).toBe(false);
+    expect(holdsLogits((h, w, b) => ops.add(ops.linear(h, w), b))).toBe(false);
+    expect(holdsLogits((h, w) => ops.softcap(ops.linear(h, w), 30))).toBe(false);
+    expect(holdsLogits((h, w, b) => ops.softcap(ops.add(ops.linear(h, w), b), 30))).toBe(false);
+  });
+  test("logits of another form are taken as they are", () => {
+    expect(holdsLogits((h, w, _b, low) => ops.add(ops.linear(h, w), ops.linear(h, low)))).toBe(true);
+    expect(holdsLogits((h, w) => ops.mul(ops.linear(h, w), 0.5))).toBe(true);
+    expect(holdsLogits((h, w) => ops.matmul(h, w, { transposeB: true, alpha: 2 }))).toBe(true);
+  });
+  test("counts the products that are computed", () => {
+    const flops = (wrt: readonly ("h" | "w")[]) =>
+      ops.countMatmulFlops(
+        trace(
+          {
+            h: { dtype: "float32", shape: [rows, width] },
+            w: { dtype: "float32", shape: [vocabulary, width] },
+            t: { dtype: "int64", shape: [rows] },
+          },
+          (i) => {
+            const loss = ops.sum(ops.crossEntropyOfHead(ops.linear(i.h, i.w), i.t).losses);
+            const gradients = grad(
+              loss,
+              wrt.map((name) => i[name]),
+            );
+            return { loss, ...Object.fromEntries(gradients.map((g, k) => [wrt[k]!, g])) };
+          },
+        ),
+      ) /
+      (2 * rows * width * vocabulary);
+    expect([flops([]), flops(["h"]), flops(["h", "w"])]).toEqual([1, 2, 4]);
+  });
+  test("equals the loss of whole logits, with a bias and a cap", async () => {
+    const [count, size] = [20, 2 ** 20];
+    const inputs = {
+      h: sample([count, 2], -3, 3),
+      w: sample([size, 2], -2, 2, 2),
+      b: sample([size], -1, 1, 3),
+      t: ids([count], ...Array.from({ length: count }, (_, i) => i * 50_021)),
+    };
+    const traced = trace(
+      {
+        h: { dtype: "float32", shape: [count, 2] },
+        w: { dtype: "float32", shape: [size, 2] },
+        b: { dtype: "float32", shape: [size] },
+        t: { dtype: "int64", shape: [count] },
+      },
+      ({ h, w, b, t }) => {
+        const logits = ops.softcap(ops.add(ops.linear(h, w), b), 3);
+        return { chunked: ops.crossEntropyOfHead(logits, t).losses, whole: ops.crossEntropyPerTarget(logits, t).losses };
+      },
+    );
+    const out = await runOnce("cpu", traced, Object.fromEntries(Object.entries(inputs).map(([k, v]) => [k, host(v, "float32")])));
+    expectClose(numbers(out.chunked!), numbers(out.whole!), 1e-6, "losses");
+  });
 });

@@ -1,10 +1,10 @@
-import { dimsEqual, shapesEqual, type Tensor } from "../graph/index.ts";
+import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
-import { add, cast, log, mul, sub, tanh, where } from "./elementwise.ts";
+import { add, cast, log, mul, softcap, sub, where } from "./elementwise.ts";
 import { dims, node } from "./emission.ts";
 import { gather, gatherElements, scatterElementsAdd } from "./indexing.ts";
 import { type CrossEntropyOptions, countedTargets, crossEntropyPerTarget } from "./loss.ts";
-import { linear, matmul } from "./matmul.ts";
+import { linear, linearOf, matmul } from "./matmul.ts";
 import { expand, reshape, unsqueeze } from "./movement.ts";
 import { max, sum } from "./reduce.ts";
 import { inRowChunks } from "./row-chunks.ts";
@@ -13,17 +13,21 @@ import { softmax } from "./softmax.ts";
 export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, "labelSmoothing"> {
   /** Added to the logits, [vocabulary]. */
   bias?: Tensor | undefined;
-  /** Logits are kept within ±softcap by softcap·tanh(logit/softcap) (Gemma Team, "Gemma 2"). Default: they are not. */
+  /** Logits are kept within ±softcap; see {@link softcap}. Default: they are not. */
   softcap?: number | undefined;
-  /** The largest number of rows whose logits exist at one time. Default: as many as have 12 million logits (48 MB of float32). */
+  /** The largest number of rows whose logits exist at one time. Default: as many as have 16 million logits (64 MB of float32). */
   chunk?: number | undefined;
 }
 
-/** Measured: with fewer rows at a time the products are slower, and with more they are not faster. */
-const logitsAtOneTime = 12 * 2 ** 20;
+/** With half as many the products take a twelfth longer, because each packs the weight anew; with twice as many they gain a twentieth (measured). */
+const logitsAtOneTime = 16 * 2 ** 20;
+
+/** The largest number of rows that have no more logits than that. */
+const rowsAtOneTime = (vocabulary: Dim): number =>
+  typeof vocabulary === "number" ? Math.max(1, Math.floor(logitsAtOneTime / Math.max(1, vocabulary))) : 64;
 
 interface Attrs {
-  softcap: number | undefined;
+  cap: number | undefined;
   chunk: number;
 }
 type Head = { hidden: Tensor; weight: Tensor; bias: Tensor | undefined };
@@ -31,17 +35,18 @@ type Head = { hidden: Tensor; weight: Tensor; bias: Tensor | undefined };
 type Inputs = Head & { targets: Tensor };
 
 /** Logits [rows, vocabulary], and their slope in what the cap is put on, where there is one. */
-function logitsOf({ hidden, weight, bias }: Head, softcap: number | undefined) {
+function logitsOf({ hidden, weight, bias }: Head, cap: number | undefined) {
   const product = linear(hidden, weight);
   const raw = bias ? add(product, bias) : product;
-  if (softcap === undefined) return { logits: raw };
-  const t = tanh(mul(raw, 1 / softcap));
-  return { logits: mul(t, softcap), slope: sub(1, mul(t, t)), bend: mul(t, -2 / softcap) };
+  if (cap === undefined) return { logits: raw };
+  const logits = softcap(raw, cap);
+  const t = mul(logits, 1 / cap);
+  return { logits, slope: sub(1, mul(t, t)), bend: mul(t, -2 / cap) };
 }
 
 /** The gradient of each row's loss for its logits before the cap, (softmax − one-hot) · slope, and what goes into that. */
-function logitGradient(inputs: Inputs, softcap: number | undefined) {
-  const { logits, slope, bend } = logitsOf(inputs, softcap);
+function logitGradient(inputs: Inputs, cap: number | undefined) {
+  const { logits, slope, bend } = logitsOf(inputs, cap);
   const probabilities = softmax(logits);
   // −1 of the targets' shape, without a word about that shape: the number of rows in a chunk may be unknown.
   const minusOne = sub(mul(cast(inputs.targets, logits.dtype), 0), 1);
@@ -56,7 +61,7 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
     { dtype: hidden.dtype, shape: targets.shape },
     { dtype: hidden.dtype, shape: hidden.shape },
   ],
-  emit: ({ hidden, weight, bias, targets }, { softcap, chunk }, { inputs, read }) => {
+  emit: ({ hidden, weight, bias, targets }, { cap, chunk }, { inputs, read }) => {
     const rows = inputs.hidden.shape[0]!;
     const { rows: computed } = inRowChunks({
       rows,
@@ -68,7 +73,7 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
       },
       whole: { weight: { ref: weight, type: inputs.weight }, bias: bias && { ref: bias, type: inputs.bias! } },
       fn: (of) => {
-        const { logits, slope } = logitsOf(of as Head, softcap);
+        const { logits, slope } = logitsOf(of as Head, cap);
         const probabilities = softmax(logits);
         // log Σeᶻ = max z − log max p: the softmax has added up the exponentials, and its largest value tells their sum.
         const total = sub(max(logits, -1, { keepDims: true }), log(max(probabilities, -1, { keepDims: true })));
@@ -90,7 +95,7 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
     const first = { hidden: dLosses && mul(dHidden, dy), weight, bias };
     if (!dGradient) return first;
     // Second derivatives, because the first one reads dHidden = gradient · weight.
-    const { gradient, ...at } = logitGradient(inputs, attrs.softcap);
+    const { gradient, ...at } = logitGradient(inputs, attrs.cap);
     const second = throughLogits(inputs, logitCurvature(at, gradient, matmul(dGradient, inputs.weight, { transposeB: true })));
     return plus(first, { ...second, weight: add(second.weight, matmul(gradient, dGradient, { transposeA: true })) });
   },
@@ -102,7 +107,7 @@ type HeadGradientInputs = Inputs & { factors: Tensor };
 const headGradientOp = defineOp<HeadGradientInputs, Attrs>({
   name: "LinearCrossEntropyHeadGradient",
   type: ({ weight, bias }) => [weight, ...(bias ? [bias] : [])].map(({ dtype, shape }) => ({ dtype, shape })),
-  emit: ({ hidden, weight, bias, targets, factors }, { softcap, chunk }, { inputs, read }) => {
+  emit: ({ hidden, weight, bias, targets, factors }, { cap, chunk }, { inputs, read }) => {
     const { sums } = inRowChunks({
       rows: inputs.hidden.shape[0]!,
       limit: chunk,
@@ -113,7 +118,7 @@ const headGradientOp = defineOp<HeadGradientInputs, Attrs>({
       },
       whole: { weight: { ref: weight, type: inputs.weight }, bias: bias && { ref: bias, type: inputs.bias! } },
       fn: (of) => {
-        const { gradient } = logitGradient(of as Inputs, softcap);
+        const { gradient } = logitGradient(of as Inputs, cap);
         // A factor per row is cheaper on the side of the hidden states, which are narrower.
         const ofWeight = () => matmul(gradient, mul(of.hidden!, of.factors!), { transposeA: true });
         const ofBias = () => sum(mul(gradient, of.factors!), 0);
@@ -122,9 +127,9 @@ const headGradientOp = defineOp<HeadGradientInputs, Attrs>({
     });
     return bias ? [sums[0]!, sums.at(-1)!] : [sums[0]!];
   },
-  grad: ({ outputs: _outputs, y: _y, ...inputs }, _dy, { softcap }, [dWeight, dBias]) => {
+  grad: ({ outputs: _outputs, y: _y, ...inputs }, _dy, { cap }, [dWeight, dBias]) => {
     const { hidden, factors } = inputs;
-    const { gradient, ...at } = logitGradient(inputs, softcap);
+    const { gradient, ...at } = logitGradient(inputs, cap);
     const product = dWeight && linear(hidden, dWeight);
     const v = product && dBias ? add(product, dBias) : (product ?? expand(dBias!, gradient.shape));
     const curved = throughLogits(inputs, logitCurvature(at, gradient, mul(v, factors)));
@@ -172,7 +177,7 @@ export function linearCrossEntropy(
   targets: Tensor,
   options: LinearCrossEntropyOptions = {},
 ): { losses: Tensor; weights: Tensor } {
-  const { bias, softcap } = options;
+  const { bias, softcap: cap } = options;
   const fail = (reason: string) => shapeError("LinearCrossEntropy", { hidden, weight, targets, bias }, reason);
   if (hidden.rank < 1 || weight.rank !== 2 || !dimsEqual(weight.shape[1]!, hidden.shape.at(-1)!))
     throw fail("the weight must be [vocabulary, width], and the hidden states [..., width]");
@@ -180,14 +185,48 @@ export function linearCrossEntropy(
     throw fail("targets must be int64 and have the shape of the hidden states without the last axis");
   if (bias && !shapesEqual(bias.shape, [weight.shape[0]!])) throw fail("the bias must be [vocabulary]");
   if ([weight, bias].some((t) => t && t.dtype !== hidden.dtype)) throw fail("the operands must have one dtype; cast one of them");
-  if (softcap !== undefined && !(softcap > 0)) throw fail(`the cap must be above 0, got ${softcap}`);
-  const vocabulary = weight.shape[0]!;
-  const chunk = options.chunk ?? (typeof vocabulary === "number" ? Math.max(1, Math.floor(logitsAtOneTime / Math.max(1, vocabulary))) : 64);
+  const chunk = options.chunk ?? rowsAtOneTime(weight.shape[0]!);
   if (!Number.isInteger(chunk) || chunk < 1) throw fail(`a chunk must have at least one row, got ${chunk}`);
 
   const { counted, ids, weights } = countedTargets(targets, hidden.dtype, options);
   const rows = reshape(where(unsqueeze(counted, -1), hidden, 0), [-1, hidden.shape.at(-1)!]);
-  const losses = linearCrossEntropyOp({ hidden: rows, weight, bias, targets: reshape(ids, [-1, 1]) }, { softcap, chunk });
+  const losses = linearCrossEntropyOp({ hidden: rows, weight, bias, targets: reshape(ids, [-1, 1]) }, { cap, chunk });
   // By selection, so that nothing about an ignored target can matter, an infinite weight included.
   return { losses: where(counted, mul(reshape(losses, targets.shape), weights), 0), weights };
+}
+
+/**
+ * {@link crossEntropyPerTarget} for logits that nothing else reads. Where a head computed them (`linear`, with or without a bias and a cap) and they are
+ * many, they are left out of the program, and {@link linearCrossEntropy} takes their place. A head of another form, as an adapter makes it, keeps them.
+ */
+export function crossEntropyOfHead(
+  logits: Tensor,
+  targets: Tensor,
+  options: CrossEntropyOptions = {},
+): { losses: Tensor; weights: Tensor } {
+  const head = headOf(logits);
+  const rows = sizeOf(logits.shape.slice(0, -1));
+  const isSmall = typeof rows === "number" && rows <= rowsAtOneTime(logits.shape.at(-1) ?? 1);
+  if (!head || isSmall || options.labelSmoothing) return crossEntropyPerTarget(logits, targets, options);
+  const { hidden, weight, bias, cap } = head;
+  return linearCrossEntropy(hidden, weight, targets, { ...options, bias, softcap: cap });
+}
+
+/** What a head computed these logits of. */
+function headOf(logits: Tensor): (Head & { cap: number | undefined }) | undefined {
+  const cap = logits.node.op.name === "Softcap" ? (logits.node.attrs.cap as number) : undefined;
+  const raw = cap === undefined ? logits : logits.node.inputs.x!;
+  const { a, b } = raw.node.inputs;
+  const bias = raw.node.op.name === "Add" && b?.rank === 1 ? b : undefined;
+  const product = linearOf(bias ? a! : raw);
+  return product && { hidden: product.x, weight: product.weight, bias, cap };
+}
+
+/** As {@link matmulFlops}, for the nodes of this file: the logits, and a product of their size for each gradient that something reads. */
+export function linearCrossEntropyFlops(n: Node, read: ReadonlySet<Tensor>): number | undefined {
+  const isLoss = n.op === linearCrossEntropyOp;
+  if (!isLoss && n.op !== headGradientOp) return undefined;
+  const sizes = [...n.inputs.hidden!.shape, n.inputs.weight!.shape[0]!];
+  const products = 1 + (read.has(n.outputs[isLoss ? 1 : 0]!) ? 1 : 0);
+  return sizes.every((d): d is number => typeof d === "number") ? 2 * products * elementCount(sizes) : undefined;
 }

@@ -98,6 +98,13 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
 /** `x` [..., in] times a weight kept as [out, in], PyTorch's convention → [..., out]. */
 export const linear = (x: Tensor, weight: Tensor): Tensor => matmul(x, weight, { transposeB: true });
 
+/** `x` and `weight`, where `y` is {@link linear} of them. */
+export function linearOf(y: Tensor): { x: Tensor; weight: Tensor } | undefined {
+  const { op, attrs, inputs } = y.node;
+  const isLinear = op === matmulOp && !attrs.transposeA && attrs.transposeB && attrs.alpha === 1 && inputs.b!.rank === 2;
+  return isLinear ? { x: inputs.a!, weight: inputs.b! } : undefined;
+}
+
 /** Floating-point operations of a node that is a matrix product (two per multiply–add), when its sizes are numbers. */
 export function matmulFlops(node: Node): number | undefined {
   let inner: Dim | undefined;

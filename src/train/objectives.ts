@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { crossEntropyPerTarget, sum } from "../ops/index.ts";
+import { crossEntropyOfHead, crossEntropyPerTarget, sum } from "../ops/index.ts";
 
 /** What training minimises: `total / weight`, where both add up over the parts of a batch. */
 export interface Objective {
@@ -26,7 +26,7 @@ export function causalLanguageModel(model: LanguageModel): Objective {
   return {
     name: "causal-lm",
     trace({ ids, targets }) {
-      const { losses, weights } = crossEntropyPerTarget(model.logits(model.forward({ ids: ids! }).hidden), targets!);
+      const { losses, weights } = crossEntropyOfHead(model.logits(model.forward({ ids: ids! }).hidden), targets!);
       return { total: sum(losses), weight: sum(weights) };
     },
   };
