@@ -15,11 +15,15 @@ interface Flags {
 const benches: Record<string, { summary: string; run(flags: Flags): Promise<Record<string, unknown>> }> = {
   "lora-step": {
     summary: "LoRA training step as a share of the matmul peak",
-    run: (f) => benchStep({ lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+    run: (f) => benchStep({ shape: "6 layers", lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
   },
   "full-step": {
     summary: "full training step as a share of the matmul peak",
-    run: (f) => benchStep({ lora: false, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+    run: (f) => benchStep({ shape: "6 layers", lora: false, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+  },
+  "smollm2-lora": {
+    summary: "LoRA training step on the shape of SmolLM2-135M as a share of the matmul peak",
+    run: (f) => benchStep({ shape: "SmolLM2-135M", lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
   },
   "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
