@@ -40,6 +40,12 @@ export function checkHeads(
   if (problems.length > 0) throw badConfig(file, problems);
 }
 
+/** @throws EspalierError `bad-config` where `whole` is not a multiple of `part` */
+export function checkMultiple<K extends string>(config: Readonly<Record<K, number>>, whole: K, part: K, file: string): void {
+  if (config[whole] % config[part] !== 0)
+    throw badConfig(file, [`"${whole}" (${config[whole]}) must be a multiple of "${part}" (${config[part]})`]);
+}
+
 export const badConfig = (file: string, problems: readonly string[]): EspalierError =>
   new EspalierError(
     "bad-config",
