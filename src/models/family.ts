@@ -1,4 +1,5 @@
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
+import type { ImageClassifier, ImageModel } from "./image-model.ts";
 
 /** A family of checkpoints: how its `config.json` is read, and the models that can be built from it. */
 // biome-ignore lint/suspicious/noExplicitAny: the table of families forgets each one's configuration type; `readConfig` makes what the builders take.
@@ -22,13 +23,19 @@ export interface Family<C = any> {
   causalLM?(config: C, seed?: number): CausalLM;
   /** One of several labels for a sequence. */
   sequenceClassifier?(config: C, labels: number, seed?: number): SequenceClassifier;
+  /** Images → features. */
+  imageModel?(config: C, seed?: number): ImageModel;
+  /** One of several labels for an image. */
+  imageClassifier?(config: C, labels: readonly string[], seed?: number): ImageClassifier;
 }
 
 /** The builders of a family: one for each task that it has. */
-export type Task = "causalLM" | "sequenceClassifier";
+export type Task = "causalLM" | "sequenceClassifier" | "imageModel" | "imageClassifier";
 
 /** What a task is called in messages. */
 export const taskNames: Readonly<Record<Task, string>> = {
   causalLM: "a language model",
   sequenceClassifier: "a sequence classifier",
+  imageModel: "an encoder of images",
+  imageClassifier: "a classifier of images",
 };

@@ -3,6 +3,8 @@ export * from "./causal-lm.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
 export { families, familyOf } from "./families.ts";
 export { type Family, taskNames } from "./family.ts";
+export { ImageClassifier, type ImageFeatures, ImageModel } from "./image-model.ts";
 export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
+export { loadImageClassifier, loadImageModel } from "./load-image.ts";
 export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";
