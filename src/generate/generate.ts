@@ -12,6 +12,8 @@ export interface GenerateOptions extends SamplingOptions {
   seed?: number | undefined;
   /** Strings that end the text; they are not part of it. */
   stop?: readonly string[] | undefined;
+  /** Tokens that end the text, besides those that the model and the tokenizer name; a chat template's end of turn. */
+  endIds?: readonly number[] | undefined;
   /** What becomes of a prompt that leaves no room in the context: an error, or its beginning is dropped and counted. Default "refuse". */
   overflow?: "refuse" | "truncate" | undefined;
 }
@@ -25,6 +27,7 @@ const optionsSchema: z.ZodType<GenerateOptions> = z.strictObject({
   repetitionPenalty: z.number().positive().optional(),
   seed: z.int().optional(),
   stop: z.array(z.string().min(1)).optional(),
+  endIds: z.array(z.int().nonnegative()).optional(),
   overflow: z.enum(["refuse", "truncate"]).optional(),
 });
 
@@ -96,7 +99,7 @@ async function* run(
 ): AsyncGenerator<string, void> {
   const { maxNewTokens = defaultNewTokens, stop = [], seed = 0 } = options;
   const room = Math.min(maxNewTokens, decoder.context - prompt.length);
-  const ends = endIds(decoder, tokenizer);
+  const ends = new Set([...endIds(decoder, tokenizer), ...(options.endIds ?? [])]);
   const random = new Random(seed);
   const seen = new Set(prompt);
   const stream = tokenizer.stream();
