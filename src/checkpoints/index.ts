@@ -14,7 +14,7 @@ export { GgufFile, type GgufTensor } from "./gguf/gguf-file.ts";
 export { saveLoraGguf } from "./gguf/lora-gguf.ts";
 export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";
 export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
-export { readJsonObject, writeJson } from "./json-file.ts";
+export { readJsonFile, readJsonObject, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";
 export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
 export { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";

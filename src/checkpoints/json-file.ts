@@ -2,22 +2,26 @@ import { readFileSync } from "node:fs";
 import { EspalierError } from "../graph/errors.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 
-/** Reads a JSON file that must hold an object. The byte-order mark that some editors write is accepted. */
-export function readJsonObject(file: string): Record<string, unknown> {
+/** Reads a JSON file. The byte-order mark that some editors write is accepted. */
+export function readJsonFile(file: string): unknown {
   let text: string;
   try {
     text = readFileSync(file, "utf8").replace(/^\ufeff/, "");
   } catch (cause) {
     throw new EspalierError("checkpoint-missing", `${file}: cannot be read (${(cause as Error).message}). Check the path.`, { cause });
   }
-  let value: unknown;
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text);
   } catch (cause) {
     throw new EspalierError("checkpoint-json", `${file}: is not valid JSON (${(cause as Error).message}). Fetch or write it again.`, {
       cause,
     });
   }
+}
+
+/** As {@link readJsonFile}, of a file that must hold an object. */
+export function readJsonObject(file: string): Record<string, unknown> {
+  const value = readJsonFile(file);
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     const kind = Array.isArray(value) ? "a list" : value === null ? "null" : `a ${typeof value}`;
     throw new EspalierError("checkpoint-json", `${file}: must hold a JSON object, not ${kind}. Fetch or write it again.`);

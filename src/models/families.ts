@@ -1,7 +1,10 @@
 /** Every model family, and how `config.json` picks one. */
 import { EspalierError, nearestNames } from "../graph/index.ts";
+import { bert } from "./bert.ts";
 import { bloom } from "./bloom.ts";
 import { dinov2 } from "./dinov2.ts";
+import { distilbert } from "./distilbert.ts";
+import { electra } from "./electra.ts";
 import { type Family, type Task, taskNames } from "./family.ts";
 import { gemma } from "./gemma.ts";
 import { gptNeox } from "./gpt-neox.ts";
@@ -11,9 +14,27 @@ import { olmo2 } from "./olmo2.ts";
 import { opt } from "./opt.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen } from "./qwen.ts";
+import { roberta } from "./roberta.ts";
 import { deit, vit } from "./vit.ts";
 
-export const families: readonly Family[] = [llama, qwen, gemma, olmo2, phi3, gpt2, gptNeox, opt, bloom, vit, deit, dinov2];
+export const families: readonly Family[] = [
+  llama,
+  qwen,
+  gemma,
+  olmo2,
+  phi3,
+  gpt2,
+  gptNeox,
+  opt,
+  bloom,
+  bert,
+  roberta,
+  distilbert,
+  electra,
+  vit,
+  deit,
+  dinov2,
+];
 
 /** What well-known relatives have that no family here can say: running them as their nearest one would give wrong numbers without a word. */
 const differences: Readonly<Record<string, { nearest: string; differs: string }>> = {

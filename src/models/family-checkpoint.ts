@@ -56,10 +56,11 @@ export function fill(
   { unused, otherHeads = false }: FillOptions,
 ): void {
   const inBase = (name: string) => name.startsWith(`${family.prefix}.`);
-  const parameters = new Map([...model.namedParameters()].filter(([name]) => !otherHeads || inBase(name) || tensors.has(name)));
+  const mayBeFresh = (name: string) => family.optional?.test(name) || (otherHeads && !inBase(name));
+  const parameters = new Map([...model.namedParameters()].filter(([name]) => tensors.has(name) || !mayBeFresh(name)));
   try {
     matchTensors(new Map([...parameters].map(([name, p]) => [name, p.shape])), tensors, {
-      allowExtra: (name) => name === unused || derived.test(name) || family.derived?.test(name) || (otherHeads && !inBase(name)),
+      allowExtra: (name) => name === unused || derived.test(name) || family.derived?.test(name) || mayBeFresh(name),
     });
   } catch (cause) {
     if (!(cause instanceof EspalierError)) throw cause;

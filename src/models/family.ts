@@ -1,5 +1,6 @@
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
+import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 
 /** A family of checkpoints: how its `config.json` is read, and the models that can be built from it. */
 // biome-ignore lint/suspicious/noExplicitAny: the table of families forgets each one's configuration type; `readConfig` makes what the builders take.
@@ -18,11 +19,19 @@ export interface Family<C = any> {
   rename?(name: string): string;
   /** Tensors that follow from the configuration and are not read, under their name after `rename`. */
   derived?: RegExp;
+  /** Parts of the model without heads that checkpoints may lack (they then keep their initial values) or have unused, as BERT's pooler. */
+  optional?: RegExp;
 
   /** Next-token prediction. */
   causalLM?(config: C, seed?: number): CausalLM;
   /** One of several labels for a sequence. */
   sequenceClassifier?(config: C, labels: number, seed?: number): SequenceClassifier;
+  /** One of several labels for each token. */
+  tokenClassifier?(config: C, labels: number, seed?: number): TokenClassifier;
+  /** Masked tokens filled in. */
+  maskedLM?(config: C, seed?: number): MaskedLM;
+  /** A vector for each text. */
+  sentenceEncoder?(config: C, seed?: number): SentenceEncoder;
   /** Images → features. */
   imageModel?(config: C, seed?: number): ImageModel;
   /** One of several labels for an image. */
@@ -30,12 +39,22 @@ export interface Family<C = any> {
 }
 
 /** The builders of a family: one for each task that it has. */
-export type Task = "causalLM" | "sequenceClassifier" | "imageModel" | "imageClassifier";
+export type Task =
+  | "causalLM"
+  | "sequenceClassifier"
+  | "tokenClassifier"
+  | "maskedLM"
+  | "sentenceEncoder"
+  | "imageModel"
+  | "imageClassifier";
 
 /** What a task is called in messages. */
 export const taskNames: Readonly<Record<Task, string>> = {
   causalLM: "a language model",
   sequenceClassifier: "a sequence classifier",
+  tokenClassifier: "a token classifier",
+  maskedLM: "a masked language model",
+  sentenceEncoder: "a sentence encoder",
   imageModel: "an encoder of images",
   imageClassifier: "a classifier of images",
 };

@@ -6,5 +6,15 @@ export { type Family, taskNames } from "./family.ts";
 export { ImageClassifier, type ImageFeatures, ImageModel } from "./image-model.ts";
 export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
+export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
 export { loadImageClassifier, loadImageModel } from "./load-image.ts";
 export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";
+export {
+  type EncoderInputs,
+  type EncoderOutputs,
+  MaskedLM,
+  type Pooling,
+  SentenceEncoder,
+  TextEncoder,
+  TokenClassifier,
+} from "./text-encoder.ts";
