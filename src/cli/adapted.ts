@@ -27,6 +27,13 @@ export async function openAdapted(adapter: string, model?: string): Promise<Adap
 /** Opens a model without an adapter; one that was trained or merged into a classifier knows its task. */
 export const openModel = (directory: string): Promise<Adapted> => open(directory, readTaskRecord(directory));
 
+/** Opens what continues texts: an adapter on its base (or on `model`), or a model, which is the embedded one unless told. */
+export async function openLanguageModel(model?: string, adapter?: string): Promise<Extract<Adapted, { kind: "language-modeling" }>> {
+  const opened = adapter === undefined ? await openModel(model ?? defaultModel) : await openAdapted(adapter, model);
+  if (opened.kind === "language-modeling") return opened;
+  throw new EspalierError("not-a-language-model", `${adapter ?? model} is a classifier; it cannot continue texts. Use espalier classify.`);
+}
+
 async function open(base: string, record: TaskRecord | undefined): Promise<Adapted> {
   const checkpoint = openCheckpoint(base); // before the tokenizer, so that a wrong directory is reported as such
   if (record?.task === "classification") {

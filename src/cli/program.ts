@@ -1,4 +1,5 @@
 import { Command } from "commander";
+import { chatCommand } from "./commands/chat.ts";
 import { classifyCommand } from "./commands/classify.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { generateCommand } from "./commands/generate.ts";
@@ -17,6 +18,7 @@ export function createProgram(): Command {
   for (const command of [
     trainCommand(),
     generateCommand(),
+    chatCommand(),
     evalCommand(),
     classifyCommand(),
     mergeCommand(),

@@ -11,7 +11,7 @@ export interface Interruption {
 }
 
 /** One Ctrl-C may arrive twice: from the terminal, and passed on by npm, which got it too. */
-const echoMilliseconds = 300;
+export const echoMilliseconds = 300;
 
 /** The first signal aborts and calls `onFirst`; a second one ends the process as soon as ONNX Runtime lets go of it. */
 export function interruption(onFirst: () => void): Interruption {
