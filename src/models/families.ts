@@ -2,6 +2,7 @@
 import { EspalierError, nearestNames } from "../graph/index.ts";
 import { bert } from "./bert.ts";
 import { bloom } from "./bloom.ts";
+import { clip } from "./clip.ts";
 import { dinov2 } from "./dinov2.ts";
 import { distilbert } from "./distilbert.ts";
 import { electra } from "./electra.ts";
@@ -34,6 +35,7 @@ export const families: readonly Family[] = [
   vit,
   deit,
   dinov2,
+  clip,
 ];
 
 /** What well-known relatives have that no family here can say: running them as their nearest one would give wrong numbers without a word. */

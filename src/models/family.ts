@@ -1,4 +1,5 @@
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
+import type { ClipModel } from "./clip.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 
@@ -36,6 +37,8 @@ export interface Family<C = any> {
   imageModel?(config: C, seed?: number): ImageModel;
   /** One of several labels for an image. */
   imageClassifier?(config: C, labels: readonly string[], seed?: number): ImageClassifier;
+  /** Images and texts → embeddings that can be compared. */
+  imageTextModel?(config: C, seed?: number): ClipModel;
 }
 
 /** The builders of a family: one for each task that it has. */
@@ -46,7 +49,8 @@ export type Task =
   | "maskedLM"
   | "sentenceEncoder"
   | "imageModel"
-  | "imageClassifier";
+  | "imageClassifier"
+  | "imageTextModel";
 
 /** What a task is called in messages. */
 export const taskNames: Readonly<Record<Task, string>> = {
@@ -57,4 +61,5 @@ export const taskNames: Readonly<Record<Task, string>> = {
   sentenceEncoder: "a sentence encoder",
   imageModel: "an encoder of images",
   imageClassifier: "a classifier of images",
+  imageTextModel: "an encoder of images and texts",
 };

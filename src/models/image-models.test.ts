@@ -1,27 +1,13 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
-import { device, expectEqual, reference, run } from "../../tests/models/reference.ts";
+import { changed, device, expectEqual, reference, run } from "../../tests/models/reference.ts";
 import { type SymbolicDim, symbol, type Tensor, trace } from "../graph/index.ts";
 import { crossEntropyPerTarget, sum } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "../runtime/index.ts";
 import { type ImageClassifier, loadCausalLM, loadImageClassifier, loadImageModel, saveModel } from "./index.ts";
-
-/** A copy of a fixture with another config.json. */
-function changed<T>(name: string, change: (config: Record<string, unknown>) => void, use: (directory: string) => T): T {
-  const directory = mkdtempSync(join(tmpdir(), "espalier-"));
-  try {
-    cpSync(reference(name).directory, directory, { recursive: true });
-    const config = JSON.parse(readFileSync(join(directory, "config.json"), "utf8"));
-    change(config);
-    writeFileSync(join(directory, "config.json"), JSON.stringify(config));
-    return use(directory);
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-}
 
 const classifiers = ["vit-tiny", "deit-tiny", "deit-tiny-single", "dinov2-tiny", "dinov2-tiny-swiglu"];
 
@@ -119,29 +105,31 @@ describe("what is refused", () => {
     expect(() => trace1(dinov2, 1, 3, symbol("height"), 24)).toThrow(/as numbers/);
   });
 
-  test("labels that the head was not trained for, and a new head without labels", () => {
+  test("labels that the head was not trained for, and a new head without labels", async () => {
     expect(() => loadImageClassifier(reference("vit-tiny").directory, ["ant", "cat", "bee"])).toThrow(
       /trained for the labels ant, bee, cat/,
     );
     const unnamed = (config: Record<string, unknown>) => {
       delete config.id2label;
     };
-    changed("vit-tiny-bare", unnamed, (directory) => expect(() => loadImageClassifier(directory)).toThrow(/names no classes/));
-    changed("vit-tiny", unnamed, (directory) => expect(loadImageClassifier(directory).labels).toEqual(["LABEL_0", "LABEL_1", "LABEL_2"]));
+    await changed("vit-tiny-bare", unnamed, (directory) => void expect(() => loadImageClassifier(directory)).toThrow(/names no classes/));
+    await changed("vit-tiny", unnamed, (directory) =>
+      expect(loadImageClassifier(directory).labels).toEqual(["LABEL_0", "LABEL_1", "LABEL_2"]),
+    );
   });
 
-  test("another task, a half-trained pair of heads, and widths that heads cannot share", () => {
+  test("another task, a half-trained pair of heads, and widths that heads cannot share", async () => {
     expect(() => loadCausalLM(reference("vit-tiny").directory)).toThrow(
       /ViT checkpoint cannot be used as a language model.*a classifier of images/,
     );
     const single = (config: Record<string, unknown>) => {
       config.architectures = ["DeiTForImageClassification"];
     };
-    changed("deit-tiny", single, (directory) => expect(() => loadImageClassifier(directory)).toThrow(/classifier\.weight/));
+    await changed("deit-tiny", single, (directory) => void expect(() => loadImageClassifier(directory)).toThrow(/classifier\.weight/));
     const uneven = (config: Record<string, unknown>) => {
       config.num_attention_heads = 5;
     };
-    changed("dinov2-tiny", uneven, (directory) =>
+    await changed("dinov2-tiny", uneven, (directory) =>
       expect(() => loadImageModel(directory)).toThrow(/"hidden_size" \(32\) must be a multiple/),
     );
   });

@@ -1,5 +1,6 @@
 /** A Hugging Face directory → a model of images with its weights. */
 import { EspalierError } from "../graph/index.ts";
+import type { ClipModel } from "./clip.ts";
 import { checkLabels, fill, namedLabels, type Opened, openFamily } from "./family-checkpoint.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 
@@ -35,6 +36,18 @@ export function loadImageClassifier(directory: string, labels?: readonly string[
   const model = opened.build(opened.config, names, options.seed);
   model.headIsFresh = rows === undefined;
   fill(model, opened, { otherHeads: model.headIsFresh });
+  return model;
+}
+
+/**
+ * Loads a model that compares images with texts. Nothing is frozen.
+ *
+ * @throws EspalierError as {@link loadImageModel}
+ */
+export function loadImageTextModel(directory: string): ClipModel {
+  const opened = openFamily(directory, "imageTextModel");
+  const model = opened.build(opened.config);
+  fill(model, opened, {});
   return model;
 }
 

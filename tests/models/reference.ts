@@ -1,4 +1,6 @@
 /** What transformers computed for a tiny checkpoint, as the scripts in `tests/fixtures/` wrote it, and how far we are from it. */
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect } from "vitest";
 import { openSafetensors, readStorage } from "../../src/checkpoints/index.ts";
@@ -52,4 +54,22 @@ export function expectEqual(
   for (let i = 0; i < expected.data.length; i++)
     if (counts(i)) largest = Math.max(largest, Math.abs(Number(got!.data[i]) - Number(expected.data[i])));
   expect(largest).toBeLessThan(tolerance);
+}
+
+/** A copy of a fixture with another config.json, for as long as it is used. */
+export async function changed<T>(
+  name: string,
+  change: (config: Record<string, unknown>) => void,
+  use: (directory: string) => T | Promise<T>,
+): Promise<T> {
+  const directory = mkdtempSync(join(tmpdir(), "espalier-"));
+  try {
+    cpSync(reference(name).directory, directory, { recursive: true });
+    const config = JSON.parse(readFileSync(join(directory, "config.json"), "utf8"));
+    change(config);
+    writeFileSync(join(directory, "config.json"), JSON.stringify(config));
+    return await use(directory);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 }
