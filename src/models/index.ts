@@ -1,5 +1,6 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
 export * from "./causal-lm.ts";
+export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./clip.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
 export { families, familyOf } from "./families.ts";
 export { type Family, taskNames } from "./family.ts";
@@ -7,7 +8,7 @@ export { ImageClassifier, type ImageFeatures, ImageModel } from "./image-model.t
 export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
-export { loadImageClassifier, loadImageModel } from "./load-image.ts";
+export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
 export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";
 export {
   type EncoderInputs,
