@@ -128,7 +128,7 @@ const unpackOp = defineOp<Blocks, { code: BlockCode }>({
 /** The float32 weight [out, in] that `packed` and `scale` stand for; see {@link blockLinear}. */
 export const unpackBlocks = (packed: Tensor, scale: Tensor, code: BlockCode): Tensor => unpackOp({ packed, scale }, { code });
 
-const blockLinearOp = defineOp<Blocks & { x: Tensor }, { code: BlockCode }>({
+const blockLinearOp = defineOp<Blocks & { x: Tensor }, { code: BlockCode; exact: boolean }>({
   name: "BlockLinear",
   type: (operands) => {
     const { x } = operands;
@@ -138,13 +138,13 @@ const blockLinearOp = defineOp<Blocks & { x: Tensor }, { code: BlockCode }>({
       throw shapeError("blockLinear", operands, `x has ${x.shape.at(-1)} inputs and the packed weight ${width}`);
     return { dtype: "float32", shape: [...x.shape.slice(0, -1), out] };
   },
-  emit: ({ x, packed, scale }, { code }, { inputs, provider }) => {
+  emit: ({ x, packed, scale }, { code, exact }, { inputs, provider }) => {
     const [out, blocks, half] = inputs.packed.shape as [number, number, number];
     const sizes = { K: blocks * half * 2, N: out, block_size: half * 2 };
     if (provider === "cpu" || provider === "wasm") {
       // Not the composition below: the backward pass has it, ONNX Runtime would compute both as one, and every float weight would live until then.
       if (code === "nf4") return node("MatMulBnb4", [x, packed, scale], { ...sizes, quant_type: 1 }, contrib);
-      return node("MatMulNBits", [x, packed, scale], { ...sizes, bits: 4, accuracy_level: isOneRow(inputs.x) ? 4 : 0 }, contrib);
+      return node("MatMulNBits", [x, packed, scale], { ...sizes, bits: 4, accuracy_level: !exact && isOneRow(inputs.x) ? 4 : 0 }, contrib);
     }
     const weight = unpacked(packed, scale, code, inputs);
     return node("MatMul", [x, node("Transpose", [weight], { perm: [1, 0] })]);
@@ -155,9 +155,15 @@ const blockLinearOp = defineOp<Blocks & { x: Tensor }, { code: BlockCode }>({
 /**
  * `x` [..., in] times a 4-bit weight → [..., out]. `packed` uint8 [out, blocks, block/2], two inputs in a byte (see {@link lowFirst}); `scale`
  * [out, blocks]: each pattern stands for its level ({@link blockLevels}) times the scale of its block. Powers of two from 16 on can be blocks.
- * The product, and the gradient for `x`, are computed in floats from a weight that is unpacked for this one product.
+ * The product, and the gradient for `x`, are computed in floats from a weight that is unpacked for this one product. Rows of one token, as in decoding,
+ * may be rounded to 8 bits for speed, unless the product is to be `exact`.
  */
-export const blockLinear = (x: Tensor, packed: Tensor, scale: Tensor, code: BlockCode): Tensor =>
-  blockLinearOp({ x, packed, scale }, { code });
+export const blockLinear = (
+  x: Tensor,
+  packed: Tensor,
+  scale: Tensor,
+  code: BlockCode,
+  { exact = false }: { exact?: boolean } = {},
+): Tensor => blockLinearOp({ x, packed, scale }, { code, exact });
 
 const isOneRow = (x: Tensor): boolean => x.shape.at(-2) === 1;
