@@ -8,7 +8,7 @@ export {
   fromFloat32,
   toFloat32,
 } from "../graph/dtype-conversion.ts";
-export { readStorage } from "../runtime/stored-values.ts";
+export { readStorage, streamFloats } from "../runtime/stored-values.ts";
 export { writeFileAtomically } from "./atomic-file.ts";
 export { GgufFile, type GgufTensor } from "./gguf/gguf-file.ts";
 export { saveLoraGguf } from "./gguf/lora-gguf.ts";

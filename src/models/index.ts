@@ -1,4 +1,5 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
+export { type BaseDtype, baseDtypes, setBaseDtype } from "./base-dtype.ts";
 export * from "./causal-lm.ts";
 export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./clip.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";

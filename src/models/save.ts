@@ -1,9 +1,9 @@
 /** A model → a Hugging Face directory that transformers loads. */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonObject, saveCheckpoint } from "../checkpoints/index.ts";
+import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonObject, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
-import type { Module } from "../nn/index.ts";
+import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
 
 export interface SaveModelOptions {
@@ -30,9 +30,17 @@ const copied =
 export function saveModel(directory: string, model: SaveableModel, options: SaveModelOptions = {}): void {
   const dtype = options.dtype ?? "f32";
   const tensors = new Map<string, Storage>();
+  const stored = (storage: Storage) => converted(storage, dtype === "bf16" ? "bfloat16" : "float32");
   for (const [name, { storage }] of model.namedParameters()) {
     refuseOwnSource(storage, directory);
-    tensors.set(name, converted(storage, dtype === "bf16" ? "bfloat16" : "float32"));
+    tensors.set(name, stored(storage));
+  }
+  // A quantised weight is no parameter. It is saved as what it stands for, computed when it is written.
+  for (const [path, layer] of model.namedModules()) {
+    if (!(layer instanceof QuantizedLinear)) continue;
+    const shape = [layer.outFeatures, layer.inFeatures];
+    const load = () => layer.denseWeight((variable) => readStorage(variable.storage));
+    tensors.set(`${path}.weight`, stored({ kind: "lazy", dtype: "float32", shape, load }));
   }
   saveCheckpoint(directory, { config: configToSave(model, options, dtype), tensors, extraFiles: filesToCopy(options.source, model) });
 }

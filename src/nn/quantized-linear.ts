@@ -1,7 +1,7 @@
 import { elementCount, read, type Storage, type Tensor, type TypedArray, Variable } from "../graph/index.ts";
 import { add, blockLinear, int8Linear } from "../ops/index.ts";
-import { Linear, LinearLayer } from "./layers.ts";
-import type { Module, Parameter } from "./module.ts";
+import { type Linear, LinearLayer } from "./layers.ts";
+import type { Parameter } from "./module.ts";
 import { blockSize, dequantize, type Quantized, type QuantizedDType, rowQuantizer } from "./quantize.ts";
 
 /** Hands on a storage's values as float32, part by part; a part counts until the next one. */
@@ -36,7 +36,7 @@ export class QuantizedLinear extends LinearLayer {
       shape: block ? [outFeatures, inFeatures / block, block / 2] : [inFeatures, outFeatures],
     } as const;
     const scale = { dtype: "float32", shape: block ? weight.shape.slice(0, 2) : [outFeatures] } as const;
-    const held = storage.kind === "memory" ? quantize() : undefined;
+    const held = isHeld(storage) ? quantize() : undefined;
     let scales = held?.scale;
     const values = () => {
       const quantized = held ?? quantize();
@@ -68,6 +68,8 @@ export class QuantizedLinear extends LinearLayer {
     return dequantize(quantized, this.dtype, this.inFeatures, this.outFeatures);
   }
 }
+
+const isHeld = (storage: Storage): boolean => storage.kind === "memory" || (storage.kind === "converted" && isHeld(storage.of));
 
 type RowReader = (storage: Storage, stream: FloatStream, width: number, take: (row: Float32Array) => void) => void;
 
@@ -101,17 +103,3 @@ const columnsOf: RowReader = (storage, stream, width, take) => {
     take(row);
   }
 };
-
-/** Puts a {@link QuantizedLinear} in the place of every Linear that `chosen` takes. Embeddings, and heads that are tied to one, are no Linears. */
-export function quantizeLinears(
-  model: Module,
-  dtype: QuantizedDType,
-  options: { stream: FloatStream; chosen(path: string): boolean },
-): string[] {
-  const found = [...model.namedModules()].filter(
-    (entry): entry is [string, Linear] => entry[1] instanceof Linear && options.chosen(entry[0]),
-  );
-  for (const [path, linear] of found) model.replace(path, new QuantizedLinear(linear, dtype, options.stream));
-  model.assignNames();
-  return found.map(([path]) => path);
-}

@@ -24,6 +24,10 @@ export function streamStorage(storage: Storage, dtype: DType, take: (bytes: Uint
   streamValues(storage, dtype, readFile, (part) => take(rawBytes(part)));
 }
 
+/** Hands on a storage's values as float32, part by part; a part counts until the next one. */
+export const streamFloats = (storage: Storage, take: (values: Float32Array) => void): void =>
+  streamValues(storage, "float32", readFile, (part) => take(part as Float32Array));
+
 const partBytes = 1 << 20;
 
 function readFile({ dtype, file, offset, byteLength }: FileStorage, take: (part: TypedArray) => void): void {
