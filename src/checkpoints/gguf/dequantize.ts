@@ -46,7 +46,8 @@ const nibbles = (options: { minimum: boolean; fifthBit: boolean }): BlockReader 
   const nibblesAt = bitsAt + (options.fifthBit ? 4 : 0);
   return (bytes, at, out, to) => {
     const d = half(bytes, at);
-    const m = options.minimum ? half(bytes, at + 2) : 0;
+    // Adding −0 changes nothing, not even the sign of a zero.
+    const m = options.minimum ? half(bytes, at + 2) : -0;
     for (let j = 0; j < 16; j++) {
       const byte = bytes[at + nibblesAt + j]!;
       let [low, high] = [byte & 15, byte >> 4];

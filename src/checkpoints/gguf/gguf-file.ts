@@ -116,7 +116,9 @@ export class GgufFile {
   numbers(key: string): number[] | undefined {
     const list = this.#list(key);
     if (!list) return undefined;
-    if (list.elementType === stringType) throw this.wrongValue(key, "a list of numbers", "a list of strings");
+    // Of bytes, a list of JavaScript numbers would take eight times the file.
+    if (list.elementType === stringType || scalarBytes[list.elementType]! < 4)
+      throw this.wrongValue(key, "a list of numbers of 32 or 64 bits", "a list of another type");
     return this.#readList(key, list, (cursor) => Number(readScalar(cursor, list.elementType)));
   }
 
