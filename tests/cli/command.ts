@@ -32,11 +32,11 @@ export async function espalier(...args: readonly string[]): Promise<Outcome> {
 }
 
 /** The command as a user starts it. */
-export function startEspalier(args: readonly string[], options: { wrap?: (command: string[]) => string[] } = {}) {
+export function startEspalier(args: readonly string[], options: { wrap?: (command: string[]) => string[]; stdin?: "pipe" } = {}) {
   const root = fileURLToPath(new URL("../..", import.meta.url));
   const plain = [process.execPath, "--import", "tsx", join(root, "src/cli/main.ts"), ...args];
   const [program, ...rest] = (options.wrap ?? ((command) => command))(plain) as [string, ...string[]];
-  const child: ChildProcess = spawn(program, rest, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+  const child: ChildProcess = spawn(program, rest, { cwd: root, stdio: [options.stdin ?? "ignore", "pipe", "pipe"] });
   onTestFinished(() => void child.kill("SIGKILL"));
   const outcome = { stdout: "", stderr: "" };
   child.stdout!.on("data", (chunk) => (outcome.stdout += chunk));

@@ -15,7 +15,7 @@ export const sentences: readonly string[] = Array.from({ length: 150 }, (_, i) =
 });
 
 /** A random Llama of 300 tokens, 32 wide, 2 layers, with a tokenizer: what a user downloads, in 100 kB. */
-export function writeTinyModel(directory: string): string {
+export function writeTinyModel(directory: string, { context = 64 } = {}): string {
   const specialTokens = ["<|end|>", "<|pad|>"];
   const tokenizer = trainByteLevelBpe(sentences, { vocabSize: 300, specialTokens });
   const config = llamaConfigSchema.parse({
@@ -25,7 +25,7 @@ export function writeTinyModel(directory: string): string {
     num_hidden_layers: 2,
     num_attention_heads: 4,
     num_key_value_heads: 2,
-    max_position_embeddings: 64,
+    max_position_embeddings: context,
     tie_word_embeddings: true,
     bos_token_id: 0,
     eos_token_id: 0,
