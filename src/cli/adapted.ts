@@ -49,7 +49,8 @@ async function open(base: string, record: TaskRecord | undefined): Promise<Adapt
   return { kind: "language-modeling", tokenizer, base, model: loadCausalLM(base), record };
 }
 
-function baseOf(adapter: string): string {
+/** Where the base model of an adapter lies, as the adapter names it. */
+export function baseOf(adapter: string): string {
   const named = readPeftAdapter(adapter).config.base_model_name_or_path;
   if (named && existsSync(named)) return named;
   if (named?.endsWith("models/sapling")) return defaultModel; // the embedded model, wherever this package is installed now

@@ -1,6 +1,7 @@
 import { Command } from "commander";
 import { chatCommand } from "./commands/chat.ts";
 import { classifyCommand } from "./commands/classify.ts";
+import { convertCommand } from "./commands/convert.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
@@ -22,6 +23,7 @@ export function createProgram(): Command {
     evalCommand(),
     classifyCommand(),
     mergeCommand(),
+    convertCommand(),
     inspectCommand(),
     methodsCommand(),
   ])
