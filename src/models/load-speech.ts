@@ -1,0 +1,28 @@
+/** A Hugging Face directory → a model of speech with its weights. */
+import type { CtcModel, SpeechModel } from "./ctc-model.ts";
+import { fill, openFamily } from "./family-checkpoint.ts";
+
+/**
+ * Loads an encoder of waveforms; heads that the checkpoint may have are left out. Nothing is frozen.
+ *
+ * @throws EspalierError `checkpoint-missing`, `unsupported-model`, `unsupported-task`, `bad-config`, `checkpoint-mismatch`, `checkpoint-dtype`
+ */
+export function loadSpeechModel(directory: string): SpeechModel {
+  const opened = openFamily(directory, "speechModel");
+  const model = opened.build(opened.config);
+  fill(model, opened, { otherHeads: true });
+  return model;
+}
+
+/**
+ * Loads a recogniser that spells frame by frame. A directory of an encoder will do: the head is then freshly initialised.
+ *
+ * @throws EspalierError as {@link loadSpeechModel}
+ */
+export function loadCtcModel(directory: string, options: { seed?: number } = {}): CtcModel {
+  const opened = openFamily(directory, "ctcModel");
+  const model = opened.build(opened.config, options.seed);
+  model.headIsFresh = !opened.checkpoint.tensors.has("lm_head.weight");
+  fill(model, opened, { otherHeads: model.headIsFresh });
+  return model;
+}
