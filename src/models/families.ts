@@ -17,6 +17,7 @@ import { phi3 } from "./phi3.ts";
 import { qwen } from "./qwen.ts";
 import { roberta } from "./roberta.ts";
 import { deit, vit } from "./vit.ts";
+import { hubert, wav2vec2 } from "./wav2vec2.ts";
 
 export const families: readonly Family[] = [
   llama,
@@ -36,6 +37,8 @@ export const families: readonly Family[] = [
   deit,
   dinov2,
   clip,
+  wav2vec2,
+  hubert,
 ];
 
 /** What well-known relatives have that no family here can say: running them as their nearest one would give wrong numbers without a word. */

@@ -1,5 +1,6 @@
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
 import type { ClipModel } from "./clip.ts";
+import type { CtcModel, SpeechModel } from "./ctc-model.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 
@@ -39,6 +40,10 @@ export interface Family<C = any> {
   imageClassifier?(config: C, labels: readonly string[], seed?: number): ImageClassifier;
   /** Images and texts → embeddings that can be compared. */
   imageTextModel?(config: C, seed?: number): ClipModel;
+  /** Waveforms → features. */
+  speechModel?(config: C, seed?: number): SpeechModel;
+  /** Waveforms → letters or blanks, frame by frame. */
+  ctcModel?(config: C, seed?: number): CtcModel;
 }
 
 /** The builders of a family: one for each task that it has. */
@@ -50,7 +55,9 @@ export type Task =
   | "sentenceEncoder"
   | "imageModel"
   | "imageClassifier"
-  | "imageTextModel";
+  | "imageTextModel"
+  | "speechModel"
+  | "ctcModel";
 
 /** What a task is called in messages. */
 export const taskNames: Readonly<Record<Task, string>> = {
@@ -62,4 +69,6 @@ export const taskNames: Readonly<Record<Task, string>> = {
   imageModel: "an encoder of images",
   imageClassifier: "a classifier of images",
   imageTextModel: "an encoder of images and texts",
+  speechModel: "an encoder of speech",
+  ctcModel: "a recogniser that spells frame by frame (CTC)",
 };

@@ -2,6 +2,7 @@
 export { type BaseDtype, baseDtypes, setBaseDtype } from "./base-dtype.ts";
 export * from "./causal-lm.ts";
 export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./clip.ts";
+export { CtcModel, type SpeechFeatures, type SpeechInputs, SpeechModel } from "./ctc-model.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
 export { families, familyOf } from "./families.ts";
 export { type Family, taskNames } from "./family.ts";
@@ -10,6 +11,7 @@ export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
 export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
+export { loadCtcModel, loadSpeechModel } from "./load-speech.ts";
 export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";
 export {
   type EncoderInputs,
