@@ -4,7 +4,7 @@ import { type Example, splitExamples } from "../data/index.ts";
 import { readExamples } from "../data/records.ts";
 import { EspalierError } from "../graph/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
-import { DecoderForSequenceClassification, loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
+import { DecoderForSequenceClassification, loadCausalLM, loadSequenceClassifier, setBaseDtype } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { chatTask } from "../train/tasks/chat.ts";
 import { classificationTask, collectLabels, initialiseHeadFromLabels } from "../train/tasks/classification.ts";
@@ -44,11 +44,13 @@ export async function prepareTask(
   const common = { batchSize: flags.batchSize, seed: flags.seed, train: trainExamples, heldOut };
   if (name === "language-modeling") {
     const model = loadCausalLM(flags.model);
+    setBaseDtype(model, flags.baseDtype);
     checkLength(flags.maxLength, model, flags.model);
     return { task: languageModelingTask(model, tokenizer, device, { ...common, sequenceLength: flags.maxLength }) };
   }
   const labels = collectLabels(trainExamples, heldOut);
   const model = loadSequenceClassifier(flags.model, labels);
+  setBaseDtype(model, flags.baseDtype);
   checkLength(flags.maxLength, model, flags.model);
   // A head that was trained already is better than a guess.
   if (model.headIsFresh && model instanceof DecoderForSequenceClassification) initialiseHeadFromLabels(model, tokenizer, labels, device);
@@ -70,6 +72,7 @@ async function prepareChat(flags: TrainFlags, device: Device, terminal: Terminal
   const template = chatTemplateOf(flags.model, flags.chatFormat, readTaskRecord(flags.model));
   const parts = hold<Conversation>(conversations, "chat", flags, readConversations, terminal);
   const model = loadCausalLM(flags.model);
+  setBaseDtype(model, flags.baseDtype);
   checkLength(flags.maxLength, model, flags.model);
   const { batchSize, seed, maxLength } = flags;
   return chatTask(model, tokenizer, template, device, { ...parts, batchSize, seed, maxLength });

@@ -1,9 +1,10 @@
 import { join } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
-import { elementCount } from "../../graph/index.ts";
+import { EspalierError, elementCount } from "../../graph/index.ts";
 import { lora } from "../../methods/index.ts";
-import { saveModel } from "../../models/index.ts";
+import { type BaseDtype, baseDtypes, saveModel } from "../../models/index.ts";
+import { type Module, QuantizedLinear } from "../../nn/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers.ts";
@@ -25,6 +26,7 @@ import { version } from "../version.ts";
 
 export interface TrainFlags {
   model: string;
+  baseDtype: BaseDtype;
   data: string;
   evalData?: string;
   task?: "classification" | "language-modeling" | "chat";
@@ -84,6 +86,11 @@ export function trainCommand(): Command {
     .description("Adapt a pre-trained model to your data.")
     .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
     .option("--model <directory>", "base model in the Hugging Face layout (default: the embedded sapling)", defaultModel)
+    .addOption(
+      new Option("--base-dtype <type>", "how the frozen base is kept; int8 is the fastest, int4 and nf4 the smallest")
+        .choices([...baseDtypes])
+        .default("f32"),
+    )
     .option("--eval-data <file>", "held-out data; without it a part of --data is held out")
     .addOption(
       new Option("--task <task>", "default: classification when the data has labels, chat when it holds conversations").choices([
@@ -151,13 +158,15 @@ export async function runTrain(flags: TrainFlags, terminal: Terminal): Promise<T
 
 async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt: Interruption): Promise<TrainSummary> {
   const started = Date.now();
+  checkBaseDtype(flags);
   const run = chooseRun(flags);
   const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
   const { task, majority } = await prepareTask(flags, device, terminal);
   const { model } = task;
   const methods = flags.method === "lora" ? [loraOf(flags)] : [];
+  const quantized = quantizedElements(model);
   applyWeights(model, methods);
-  const [totalParameters, trainableParameters] = [elements(model.parameters()), elements(model.trainableParameters())];
+  const [totalParameters, trainableParameters] = [quantized + elements(model.parameters()), elements(model.trainableParameters())];
   terminal.line(
     `${formatCount(trainableParameters)} of ${formatCount(totalParameters)} parameters are trained (${formatPercent(trainableParameters / totalParameters, 2)}).`,
   );
@@ -234,10 +243,22 @@ async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt:
   };
 }
 
+function checkBaseDtype({ method, baseDtype }: TrainFlags): void {
+  if (method !== "none" || baseDtype === "f32") return;
+  throw new EspalierError(
+    "bad-option",
+    `--base-dtype ${baseDtype} is for a frozen base, but --method none trains the base itself. Leave it out, or give --method lora.`,
+  );
+}
+
 const loraOf = ({ rank, alpha = 2 * rank, dropout, targets, seed }: TrainFlags): Method =>
   lora({ rank, alpha, dropout, targets: targets.length === 1 && targets[0] === "all-linear" ? "all-linear" : targets, seed });
 
 const elements = (parameters: readonly { shape: readonly number[] }[]): number => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
+
+/** Weights that are no parameters. An adapter hides the layer that it stands on. */
+const quantizedElements = (model: Module): number =>
+  [...model.namedModules()].reduce((n, [, m]) => n + (m instanceof QuantizedLinear ? m.inFeatures * m.outFeatures : 0), 0);
 
 /** Saves what was trained into `adapter/`, or the whole model into `trained-model/` when no method has a format of its own. Returns the directory. */
 function save(run: string, { model, record }: Task, methods: readonly Method[], base: string): string {
