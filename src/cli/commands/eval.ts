@@ -60,13 +60,14 @@ export function evalCommand(): Command {
         checkLength(length, model, base);
         if (conversations) {
           const template = chatTemplateOf(base, flags.chatFormat, record);
-          task = chatTask(model, tokenizer, template, device, {
+          const chat = chatTask(model, tokenizer, template, device, {
             ...common,
             train: conversations,
             heldOut: conversations,
             maxLength: length,
           });
-          for (const note of task.notes.slice(1).filter((text) => !/ training /.test(text))) terminal.line(note);
+          for (const note of chat.heldOutNotes) terminal.line(note);
+          task = chat;
         } else task = languageModelingTask(model, tokenizer, device, { ...common, sequenceLength: length });
       }
       const bar = terminal.progress("evaluate", 1);

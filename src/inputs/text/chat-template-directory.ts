@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { findGguf, GgufFile, ggufTokenizer } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/errors.ts";
 import { chatFormatNames } from "./chat-formats.ts";
 import { ChatTemplate } from "./chat-template.ts";
@@ -13,21 +14,23 @@ const tokenText = z.union([z.string(), z.looseObject({ content: z.string() })]).
 
 /**
  * The template of a model directory: `chat_template.jinja` (with the named ones in `additional_chat_templates/`), else `chat_template` in
- * `tokenizer_config.json`, else in `chat_template.json`. With `format` the built-in format of that name instead.
+ * `tokenizer_config.json`, else in `chat_template.json`; of a GGUF file the one in it. With `format` the built-in format of that name instead.
  * @throws EspalierError `chat-template-missing` when the model has none, `chat-template-broken`
  */
 export function chatTemplateFromDirectory(directory: string, { format }: { format?: string | undefined } = {}): ChatTemplate {
-  const config = readJson(join(directory, "tokenizer_config.json"));
+  const gguf = existsSync(directory) ? findGguf(directory) : undefined;
+  const configFile = gguf ?? join(directory, "tokenizer_config.json");
+  const config = gguf === undefined ? readJson(configFile) : ggufTokenizer(GgufFile.open(gguf)).config;
   const specialTokens = namedTokens({ ...readJson(join(directory, "special_tokens_map.json")), ...config });
   if (format !== undefined) return ChatTemplate.builtIn(format, { specialTokens });
   const jinja = join(directory, "chat_template.jinja");
   if (existsSync(jinja)) return new ChatTemplate({ default: readText(jinja), ...additional(directory) }, { specialTokens, where: jinja });
   for (const [file, json] of [
-    ["tokenizer_config.json", config],
-    ["chat_template.json", readJson(join(directory, "chat_template.json"))],
+    [configFile, config],
+    [join(directory, "chat_template.json"), readJson(join(directory, "chat_template.json"))],
   ] as const) {
     if (json?.chat_template === undefined || json.chat_template === null) continue;
-    const where = `${join(directory, file)}: chat_template`;
+    const where = `${file}: chat_template`;
     const parsed = templateSchema.safeParse(json.chat_template);
     if (!parsed.success) throw new EspalierError("chat-template-broken", `${where}: ${parsed.error.issues[0]!.message}.`);
     const named = parsed.data;

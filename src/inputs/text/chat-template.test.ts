@@ -137,6 +137,13 @@ describe("chatTemplateFromDirectory", () => {
     expect(said({ "chat_template.jinja": "d", "additional_chat_templates/rag.jinja": "r" }, { name: "rag" })).toBe("r");
   });
 
+  it("reads the template of a GGUF file", () => {
+    const gguf = new URL("../../../tests/fixtures/gguf-tiny/tokenizer-smollm.gguf", import.meta.url).pathname;
+    const found = chatTemplateFromDirectory(gguf);
+    expect(found.render(hello)).toBe("hello");
+    expect(found.specialTokens).toMatchObject({ bos_token: "<|im_start|>" });
+  });
+
   it("names the file that is broken, and what a model without one needs", () => {
     expect(() => said({ "tokenizer_config.json": { chat_template: "{% if %}" } })).toThrow(
       /tokenizer_config\.json: chat_template is not a usable Jinja template/,

@@ -186,7 +186,10 @@ function mark(value: unknown, literal: readonly string[], [, , begin, end]: Mark
   return walk(value);
 }
 
-/** Takes the marks out again. A mark whose partner the template cut off counts for nothing. */
+/**
+ * Takes the marks out again. Where the template cut one off from its partner, nothing that reaches across the place may become a token: the
+ * pieces of a token that were taken apart must not make one when they are put together again.
+ */
 function withoutMarks(rendered: string, marks: Marks): RenderedChat {
   const generation: TextRange[] = [];
   const literal: TextRange[] = [];
@@ -202,9 +205,12 @@ function withoutMarks(rendered: string, marks: Marks): RenderedChat {
     const kind = Math.max(marks.indexOf(match[0]), escaped.indexOf(match[0]));
     const [which, isEnd] = [kind >> 1, kind % 2 === 1];
     const begin = open[which];
-    if (isEnd && begin !== undefined && begin < text.length) (which === 0 ? generation : literal).push([begin, text.length]);
+    if (isEnd && begin !== undefined) {
+      if (begin < text.length) (which === 0 ? generation : literal).push([begin, text.length]);
+    } else if (which === 1 && (isEnd || begin !== undefined)) literal.push([begin ?? text.length, begin ?? text.length]);
     open[which] = isEnd ? undefined : text.length;
   }
+  if (open[1] !== undefined) literal.push([open[1], open[1]]);
   return { text: text + rendered.slice(from), generation, literal };
 }
 

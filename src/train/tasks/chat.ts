@@ -18,7 +18,13 @@ export interface ChatTaskOptions {
 }
 
 /** Conversations, of which the assistant's turns are learnt; quality is stated as the perplexity of its tokens in held-out ones. */
-export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTemplate, device: Device, options: ChatTaskOptions): Task {
+export function chatTask(
+  model: CausalLM,
+  tokenizer: Tokenizer,
+  template: ChatTemplate,
+  device: Device,
+  options: ChatTaskOptions,
+): Task & { heldOutNotes: readonly string[] } {
   const { batchSize, maxLength, seed } = options;
   const prepare = (conversations: readonly Conversation[]) =>
     conversationExamples(
@@ -38,6 +44,7 @@ export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTe
   const objective = causalLanguageModel(model);
   const evaluator = new Evaluator(device, objective);
   const targets = (set: typeof trainSet) => set.examples.reduce((n, example) => n + example.targets.filter((id) => id !== -100).length, 0);
+  const heldOutNotes = [...markerNote(tokenizer, template), ...lossNotes("held-out", heldSet)];
   return {
     name: "chat",
     model,
@@ -45,10 +52,10 @@ export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTe
     train: conversationBatches(trainSet.examples, common),
     notes: [
       `${options.train.length} training and ${options.heldOut.length} held-out conversations, in which the assistant says ${targets(trainSet)} and ${targets(heldSet)} tokens`,
-      ...markerNote(tokenizer, template),
       ...lossNotes("training", trainSet),
-      ...lossNotes("held-out", heldSet),
+      ...heldOutNotes,
     ],
+    heldOutNotes,
     metric: "perplexity",
     record: { task: "chat", maxLength, ...(template.format !== undefined && { chatFormat: template.format }) },
     async evaluate(onProgress) {
