@@ -29,16 +29,19 @@ async function logitsOf(model: CausalLM): Promise<Float32Array> {
 const largestDifference = (a: Float32Array, b: Float32Array) =>
   a.reduce((largest, value, i) => Math.max(largest, Math.abs(value - b[i]!)), 0);
 
-test.each(["llama-f32", "llama-16bit", "llama-quantized", "llama-k"])("%s: logits equal transformers' on the same values", async (name) => {
-  for (const frozen of [true, false]) {
-    const model = loadCausalLM(join(fixtures, `${name}.gguf`));
-    if (frozen) model.freeze();
-    const reference = readStorage(expected.get(`${name}.logits`)!) as Float32Array;
-    const logits = await logitsOf(model);
-    expect(logits.length).toBe(reference.length);
-    expect(largestDifference(logits, reference)).toBeLessThan(1e-4);
-  }
-});
+test.each(["llama-f32", "llama-16bit", "llama-quantized", "llama-k", "qwen2", "qwen3"])(
+  "%s: logits equal transformers' on the same values",
+  async (name) => {
+    for (const frozen of [true, false]) {
+      const model = loadCausalLM(join(fixtures, `${name}.gguf`));
+      if (frozen) model.freeze();
+      const reference = readStorage(expected.get(`${name}.logits`)!) as Float32Array;
+      const logits = await logitsOf(model);
+      expect(logits.length).toBe(reference.length);
+      expect(largestDifference(logits, reference)).toBeLessThan(1e-4);
+    }
+  },
+);
 
 test("a model from a GGUF file is saved as a directory with its tokenizer, and loads from there", async () => {
   const source = join(fixtures, "llama-quantized.gguf");

@@ -9,7 +9,7 @@ import { type PeftAdapter, readPeftAdapter } from "../peft-adapter.ts";
 import { parsePeftConfig } from "../peft-config.ts";
 import { refusal } from "../refusal.ts";
 import { GgufFile } from "./gguf-file.ts";
-import { fromLlamaCppOrder } from "./llama-names.ts";
+import { fromLlamaCppOrder } from "./hf-names.ts";
 import { saveLoraGguf } from "./lora-gguf.ts";
 import { ggufStorage } from "./open-gguf.ts";
 
@@ -55,6 +55,13 @@ test("a key projection's B is ordered by its own number of heads", () => {
   // One head of 8: elements 0 and 4 are neighbours in llama.cpp.
   expect([...b]).toEqual([1, 2, 9, 10, 3, 4, 11, 12, 5, 6, 13, 14, 7, 8, 15, 16]);
   expect([...fromLlamaCppOrder(b, 8, 1)]).toEqual(Array.from({ length: 16 }, (_, i) => i + 1));
+});
+
+test("Qwen's rows stay in their order", () => {
+  saveLoraGguf(file, adapter("model.layers.0.self_attn.k_proj"), { ...base, model_type: "qwen2" });
+  const gguf = GgufFile.open(file);
+  expect(gguf.string("general.architecture")).toBe("qwen2");
+  expect([...values(gguf, "blk.0.attn_k.weight.lora_b")]).toEqual(Array.from({ length: 16 }, (_, i) => i + 1));
 });
 
 test("a scale other than alpha / rank goes into B", () => {

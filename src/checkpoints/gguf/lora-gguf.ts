@@ -1,12 +1,12 @@
-/** A LoRA adapter of a Llama-family model as a GGUF file, which llama.cpp puts on the base model's GGUF file (`llama-cli --lora`). */
+/** A LoRA adapter as a GGUF file, which llama.cpp puts on the base model's GGUF file (`llama-cli --lora`). */
 import { EspalierError } from "../../graph/errors.ts";
 import type { MemoryStorage, Storage } from "../../graph/storage.ts";
 import { readStorage } from "../../runtime/stored-values.ts";
 import type { PeftAdapter } from "../peft-adapter.ts";
 import { loraScaling, unsupportedPeftOptions } from "../peft-config.ts";
 import { quoteName } from "../safetensors-header.ts";
-import { architecture } from "./llama-config.ts";
-import { ggufModule, rotatedHeads, toLlamaCppOrder } from "./llama-names.ts";
+import { type Architecture, architectures } from "./architectures.ts";
+import { ggufModule, type HeadCounts, reorderedHeads, toLlamaCppOrder } from "./hf-names.ts";
 import { writeGguf } from "./write-gguf.ts";
 
 /**
@@ -19,7 +19,7 @@ import { writeGguf } from "./write-gguf.ts";
  * @throws EspalierError `adapter-not-gguf` (what llama.cpp has no place for), `disk-full`, `not-writable`
  */
 export function saveLoraGguf(file: string, adapter: PeftAdapter, base: unknown): { modules: string[] } {
-  const heads = headsOf(file, base);
+  const { architecture, heads } = baseOf(file, base);
   const { config } = adapter;
   const unsupported = unsupportedPeftOptions(config);
   if (unsupported.length > 0)
@@ -38,13 +38,13 @@ export function saveLoraGguf(file: string, adapter: PeftAdapter, base: unknown):
         `it holds ${quoteName(name)}, which was trained in full; a GGUF adapter holds low-rank updates only. Merge the adapter (espalier merge) and convert the merged model`,
       );
     }
-    const module = place(file, path, base);
+    const module = place(file, path, architecture, base);
     const { rank, scale } = loraScaling(config, path);
     // What is left when llama.cpp has multiplied by alpha / rank.
     const rest = (scale * rank) / config.lora_alpha;
     const b = floats(adapter.tensors.get(`${path}.lora_B.weight`)!);
     const rows = b.shape[0]!;
-    const count = rotatedHeads(`${module}.weight`, heads);
+    const count = reorderedHeads(architecture, `${module}.weight`, heads);
     if (count !== undefined && (rows / count) % 2 !== 0)
       throw notGguf(
         file,
@@ -57,7 +57,7 @@ export function saveLoraGguf(file: string, adapter: PeftAdapter, base: unknown):
   }
   if (modules.length === 0) throw notGguf(file, "it has no low-rank update");
   const metadata = {
-    "general.architecture": architecture,
+    "general.architecture": architecture.name,
     "general.type": "adapter",
     "adapter.type": "lora",
     "adapter.lora.alpha": { float32: config.lora_alpha },
@@ -66,20 +66,20 @@ export function saveLoraGguf(file: string, adapter: PeftAdapter, base: unknown):
   return { modules };
 }
 
-function headsOf(file: string, base: unknown): { query: number; key: number } {
+function baseOf(file: string, base: unknown): { architecture: Architecture; heads: HeadCounts } {
   const { model_type: family, num_attention_heads: query, num_key_value_heads: key } = base as Record<string, unknown>;
-  if (family !== "llama")
-    throw notGguf(
-      file,
-      `its base model is of the family ${JSON.stringify(family)}; adapters of "llama" models can be written (Llama, SmolLM, TinyLlama)`,
-    );
+  const architecture = architectures.find(({ modelType }) => modelType === family);
+  if (!architecture) {
+    const known = architectures.map(({ modelType }) => `"${modelType}"`).join(", ");
+    throw notGguf(file, `its base model is of the family ${JSON.stringify(family)}; adapters of ${known} models can be written`);
+  }
   if (typeof query !== "number") throw notGguf(file, `the base model's configuration has no "num_attention_heads"`);
-  return { query, key: typeof key === "number" ? key : query };
+  return { architecture, heads: { query, key: typeof key === "number" ? key : query } };
 }
 
-function place(file: string, path: string, base: unknown): string {
+function place(file: string, path: string, architecture: Architecture, base: unknown): string {
   const module = ggufModule(path);
-  if (module === undefined) throw notGguf(file, `llama.cpp has no module for "${path}" in a "${architecture}" model`);
+  if (module === undefined) throw notGguf(file, `llama.cpp has no module for "${path}" in a "${architecture.name}" model`);
   if (module === "token_embd") throw notGguf(file, "it adapts the embedding, which is not written; adapt linear layers");
   if (module === "output" && (base as { tie_word_embeddings?: unknown }).tie_word_embeddings === true)
     throw notGguf(

@@ -65,6 +65,21 @@ test("floats in the right order stay in the file; others are computed when asked
   expect(kinds("llama-quantized")["model.embed_tokens.weight"]).toBe("lazy float32");
 });
 
+test("Qwen's rows are in Hugging Face's order already; Qwen3 has heads of their own width and norms", () => {
+  const qwen2 = openCheckpoint(join(fixtures, "qwen2.gguf"));
+  expect(qwen2.config).toMatchObject({ model_type: "qwen2", architectures: ["Qwen2ForCausalLM"], head_dim: 8, attention_bias: false });
+  expect(qwen2.tensors.get("model.layers.0.self_attn.q_proj.bias")).toMatchObject({ kind: "file", shape: [32] });
+  const qwen3 = openCheckpoint(join(fixtures, "qwen3.gguf"));
+  expect(qwen3.config).toMatchObject({ model_type: "qwen3", head_dim: 16, tie_word_embeddings: false });
+  expect(qwen3.tensors.get("model.layers.1.self_attn.k_norm.weight")!.shape).toEqual([16]);
+  for (const [name, { config, tensors }] of Object.entries({ qwen2, qwen3 })) {
+    const key = "model.layers.0.self_attn.k_proj.weight";
+    const reference = expected.get(`${name}.${key}`)!;
+    const values = readStorage(tensors.get(key)!) as Float32Array;
+    expect(values.subarray(0, 16 * (config as { hidden_size: number }).hidden_size)).toEqual(readStorage(reference));
+  }
+});
+
 describe("a directory", () => {
   const fresh = (name: string) => {
     const path = join(directory, name);

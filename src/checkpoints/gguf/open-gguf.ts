@@ -8,8 +8,8 @@ import { quoteName } from "../safetensors-header.ts";
 import { dequantize } from "./dequantize.ts";
 import { type GgmlType, otherTypeNames, readableTypes } from "./ggml-types.ts";
 import { GgufFile, type GgufTensor } from "./gguf-file.ts";
-import { llamaConfig, ropeFactors } from "./llama-config.ts";
-import { fromLlamaCppOrder, huggingFaceName, rotatedHeads } from "./llama-names.ts";
+import { hfConfig, ropeFactors } from "./hf-config.ts";
+import { fromLlamaCppOrder, huggingFaceName, reorderedHeads } from "./hf-names.ts";
 
 export const isGguf = (path: string): boolean => /\.gguf$/i.test(path);
 
@@ -24,12 +24,12 @@ const floatTypes = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const
  */
 export function openGgufCheckpoint(file: string): Checkpoint {
   const gguf = GgufFile.open(file);
-  const config = llamaConfig(gguf);
+  const { architecture, config } = hfConfig(gguf);
   const heads = { query: config.num_attention_heads as number, key: config.num_key_value_heads as number };
   const tensors: Checkpoint["tensors"] = new Map();
   for (const tensor of gguf.tensors.values()) {
     if (tensor.name === ropeFactors) continue; // its meaning is in the configuration
-    tensors.set(huggingFaceName(tensor.name), ggufStorage(gguf, tensor, rotatedHeads(tensor.name, heads)));
+    tensors.set(huggingFaceName(tensor.name), ggufStorage(gguf, tensor, reorderedHeads(architecture, tensor.name, heads)));
   }
   return { directory: dirname(gguf.path), configFile: file, config, tensors, files: [basename(gguf.path)] };
 }

@@ -186,7 +186,7 @@ function files(
   const addBos = (gguf.boolean(`${prefix}add_bos_token`) ?? addBosByDefault) && special.bos !== undefined;
   const addEos = (gguf.boolean(`${prefix}add_eos_token`) ?? false) && special.eos !== undefined;
   const template = gguf.string("tokenizer.chat_template");
-  const context = gguf.count("llama.context_length");
+  const context = gguf.count(`${gguf.string("general.architecture")}.context_length`);
   return {
     tokenizer: {
       version: "1.0",

@@ -14,7 +14,7 @@ interface ConvertFlags {
 export function convertCommand(): Command {
   return new Command("convert")
     .description("Write an adapter as a GGUF file, for llama.cpp and what is built on it.")
-    .requiredOption("--adapter <directory>", "LoRA adapter of a Llama-family language model")
+    .requiredOption("--adapter <directory>", "LoRA adapter of a Llama, Qwen2 or Qwen3 language model")
     .requiredOption("--output <file>", "GGUF file to write")
     .option("--model <path>", "base model (default: the adapter's own)")
     .option("--json", "print the result as one JSON object in the last line")

@@ -1,31 +1,28 @@
-/** The metadata of a Llama-family GGUF file → the `config.json` that Hugging Face's converter would have read. */
+/** The metadata of a GGUF file → the `config.json` that its converter read. */
 import { EspalierError } from "../../graph/errors.ts";
 import { readStorage } from "../../runtime/stored-values.ts";
+import { type Architecture, architectures } from "./architectures.ts";
 import type { GgufFile } from "./gguf-file.ts";
 
 /** Frequencies of the rotary embedding, as numbers to divide them by; llama.cpp stores Llama 3's long-context scaling so. */
 export const ropeFactors = "rope_freqs.weight";
 
-/** `llama` also stands for Mistral and other models of the same shape. */
-export const architecture = "llama";
-
 /**
  * @throws EspalierError `unsupported-model`, `unsupported-rope`, `checkpoint-header`
  */
-export function llamaConfig(gguf: GgufFile): Record<string, unknown> {
-  checkKind(gguf);
-  const key = (name: string) => `${architecture}.${name}`;
+export function hfConfig(gguf: GgufFile): { architecture: Architecture; config: Record<string, unknown> } {
+  const architecture = architectureOf(gguf);
+  const key = (name: string) => `${architecture.name}.${name}`;
   const count = (name: string): number => gguf.require(key(name), perModel(gguf, key(name)));
   const heads = count("attention.head_count");
   const hidden = count("embedding_length");
   const headDim = perModel(gguf, key("attention.key_length")) ?? perModel(gguf, key("rope.dimension_count")) ?? hidden / heads;
-  checkHeads(gguf, headDim);
+  checkHeads(gguf, architecture.name, headDim);
   const embedding = gguf.tensors.get("token_embd.weight");
   const theta = short(gguf.number(key("rope.freq_base"))) ?? 10000;
-  const context = count("context_length");
-  return {
-    architectures: ["LlamaForCausalLM"],
-    model_type: "llama",
+  const config = {
+    architectures: [architecture.className],
+    model_type: architecture.modelType,
     vocab_size: embedding?.shape[0] ?? count("vocab_size"),
     hidden_size: hidden,
     intermediate_size: count("feed_forward_length"),
@@ -34,19 +31,21 @@ export function llamaConfig(gguf: GgufFile): Record<string, unknown> {
     num_key_value_heads: perModel(gguf, key("attention.head_count_kv")) ?? heads,
     head_dim: headDim,
     hidden_act: "silu",
-    max_position_embeddings: context,
+    max_position_embeddings: count("context_length"),
     rms_norm_eps: short(gguf.require(key("attention.layer_norm_rms_epsilon"), gguf.number(key("attention.layer_norm_rms_epsilon")))),
     rope_theta: theta,
-    rope_scaling: ropeScaling(gguf, theta, headDim, context),
-    attention_bias: gguf.tensors.has("blk.0.attn_q.bias"),
+    rope_scaling: ropeScaling(gguf, architecture.name, theta, headDim),
+    // Qwen2's query, key and value always have one.
+    attention_bias: architecture.modelType !== "qwen2" && gguf.tensors.has("blk.0.attn_q.bias"),
     mlp_bias: gguf.tensors.has("blk.0.ffn_down.bias"),
     tie_word_embeddings: !gguf.tensors.has("output.weight"),
     torch_dtype: "float32",
     ...specialTokens(gguf),
   };
+  return { architecture, config };
 }
 
-function checkKind(gguf: GgufFile): void {
+function architectureOf(gguf: GgufFile): Architecture {
   const kind = gguf.string("general.type") ?? "model";
   if (kind !== "model") {
     throw new EspalierError(
@@ -62,19 +61,22 @@ function checkKind(gguf: GgufFile): void {
     );
   }
   const found = gguf.require("general.architecture", gguf.string("general.architecture"));
-  if (found !== architecture) {
+  const architecture = architectures.find(({ name }) => name === found);
+  if (!architecture) {
+    const known = architectures.map(({ name }) => `"${name}"`).join(", ");
     throw new EspalierError(
       "unsupported-model",
-      `${gguf.file}: its architecture is ${JSON.stringify(found)}; of GGUF files Espalier reads "${architecture}" (Llama, Mistral, SmolLM, TinyLlama). Use the model's Hugging Face checkpoint if Espalier has the family.`,
+      `${gguf.file}: its architecture is ${JSON.stringify(found)}; of GGUF files Espalier reads ${known} ("llama" is Llama, Mistral, SmolLM, TinyLlama). Use the model's Hugging Face checkpoint if Espalier has the family.`,
     );
   }
-  const experts = gguf.count(`${architecture}.expert_count`) ?? 0;
+  const experts = gguf.count(`${found}.expert_count`) ?? 0;
   if (experts > 0) {
     throw new EspalierError(
       "unsupported-model",
       `${gguf.file}: its feed-forward is a mixture of ${experts} experts, which Espalier does not run. Choose a dense model.`,
     );
   }
+  return architecture;
 }
 
 /** A count that may be listed per layer; Espalier runs models whose layers are all alike. */
@@ -88,7 +90,7 @@ function perModel(gguf: GgufFile, key: string): number | undefined {
   );
 }
 
-function checkHeads(gguf: GgufFile, headDim: number): void {
+function checkHeads(gguf: GgufFile, architecture: string, headDim: number): void {
   const value = perModel(gguf, `${architecture}.attention.value_length`) ?? headDim;
   if (value !== headDim) {
     throw new EspalierError(
@@ -113,12 +115,12 @@ function short(value: number | undefined): number | undefined {
 }
 
 /** In the form of a Hugging Face config; `null` is none. */
-function ropeScaling(gguf: GgufFile, theta: number, headDim: number, context: number): Record<string, unknown> | null {
+function ropeScaling(gguf: GgufFile, architecture: string, theta: number, headDim: number): Record<string, unknown> | null {
   const key = (name: string) => `${architecture}.rope.scaling.${name}`;
   const factor = short(gguf.number(key("factor")) ?? gguf.number(`${architecture}.rope.scale_linear`));
   const original = gguf.count(key("original_context_length"));
   const kind = gguf.string(key("type")) ?? (factor === undefined ? "none" : "linear");
-  if (gguf.tensors.has(ropeFactors)) return llama3Scaling(gguf, theta, headDim, context);
+  if (gguf.tensors.has(ropeFactors)) return llama3Scaling(gguf, theta, headDim);
   if (kind === "none" || (kind === "linear" && (factor === undefined || factor === 1 || factor === 0))) return null;
   return {
     rope_type: kind,
@@ -131,7 +133,7 @@ function ropeScaling(gguf: GgufFile, theta: number, headDim: number, context: nu
  * The parameters that Llama 3.1 and later are published with; the tensor must be what follows from them, or the model would compute other numbers.
  * Long wavelengths are divided by `factor`, short ones are kept, those between are blended.
  */
-function llama3Scaling(gguf: GgufFile, theta: number, headDim: number, context: number): Record<string, unknown> {
+function llama3Scaling(gguf: GgufFile, theta: number, headDim: number): Record<string, unknown> {
   const tensor = gguf.tensors.get(ropeFactors)!;
   const [low, high, original] = [1, 4, 8192];
   const refused = (what: string) =>
@@ -165,7 +167,7 @@ function llama3Scaling(gguf: GgufFile, theta: number, headDim: number, context: 
     factor,
     low_freq_factor: low,
     high_freq_factor: high,
-    original_max_position_embeddings: Math.min(original, context),
+    original_max_position_embeddings: original,
   };
 }
 

@@ -1,9 +1,11 @@
 /**
- * The Llama family's parameters in GGUF and in Hugging Face checkpoints.
+ * Parameters in GGUF and in Hugging Face checkpoints.
  *
- * llama.cpp rotates neighbouring elements of a query or key head, Hugging Face an element and the one half a head further. So its converter
- * reorders the rows of the two projections, head by head: row 2i + j of a GGUF head is row i + j·(width/2) of a Hugging Face head.
+ * In the architecture "llama", llama.cpp rotates neighbouring elements of a query or key head, Hugging Face an element and the one half a head
+ * further. So its converter reorders the rows of the two projections, head by head: row 2i + j of a GGUF head is row i + j·(width/2) of a Hugging
+ * Face head.
  */
+import type { Architecture } from "./architectures.ts";
 
 const whole: readonly (readonly [gguf: string, huggingFace: string])[] = [
   ["token_embd", "model.embed_tokens"],
@@ -16,6 +18,8 @@ const ofBlock: readonly (readonly [gguf: string, huggingFace: string])[] = [
   ["attn_q", "self_attn.q_proj"],
   ["attn_k", "self_attn.k_proj"],
   ["attn_v", "self_attn.v_proj"],
+  ["attn_q_norm", "self_attn.q_norm"],
+  ["attn_k_norm", "self_attn.k_norm"],
   ["attn_output", "self_attn.o_proj"],
   ["ffn_norm", "post_attention_layernorm"],
   ["ffn_gate", "mlp.gate_proj"],
@@ -26,7 +30,7 @@ const ofBlock: readonly (readonly [gguf: string, huggingFace: string])[] = [
 const fromGguf = new Map([...whole, ...ofBlock]);
 const toGguf = new Map([...fromGguf].map(([gguf, huggingFace]) => [huggingFace, gguf]));
 
-/** `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; a name that the family lacks stays as it is, to be reported as such. */
+/** `blk.3.attn_q.weight` → `model.layers.3.self_attn.q_proj.weight`; an unknown name stays as it is, to be reported as such. */
 export function huggingFaceName(name: string): string {
   const match = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name);
   const path = match && fromGguf.get(match[2]!);
@@ -42,8 +46,14 @@ export function ggufModule(path: string): string | undefined {
   return match ? `blk.${match[1]}.${part}` : part;
 }
 
+export interface HeadCounts {
+  query: number;
+  key: number;
+}
+
 /** The number of heads whose rows a parameter holds in llama.cpp's order; `undefined` for one that is the same in both. */
-export function rotatedHeads(ggufName: string, heads: { query: number; key: number }): number | undefined {
+export function reorderedHeads({ reordered }: Architecture, ggufName: string, heads: HeadCounts): number | undefined {
+  if (!reordered) return undefined;
   if (/^blk\.\d+\.attn_q\./.test(ggufName)) return heads.query;
   if (/^blk\.\d+\.attn_k\./.test(ggufName)) return heads.key;
   return undefined;
