@@ -16,6 +16,7 @@ export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";
 export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
 export { readJsonFile, readJsonObject, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";
+export { type OpenOnnx, openOnnx } from "./onnx-file.ts";
 export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
 export { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
 export { type NamedStorages, openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";

@@ -38,10 +38,10 @@ export interface ExternalLocation {
 
 export interface EncodeOptions {
   provider?: Provider;
-  /** Says where a frozen variable's bytes lie; undefined for one that is to be written into the model itself. */
-  external?(variable: Variable): ExternalLocation | undefined;
-  /** The values of a frozen variable that is not external. */
-  values(variable: Variable): TypedArray;
+  /** Says where a frozen variable's bytes lie, as `dtype`; undefined for one that is to be written into the model itself. */
+  external?(variable: Variable, dtype: DType): ExternalLocation | undefined;
+  /** The values of a frozen variable that is not external, as `dtype`. */
+  values(variable: Variable, dtype: DType): TypedArray;
   /** Puts an output that is no tensor before all others; see `runtime/unreturned-results.ts`. */
   sentinel?: boolean;
 }
@@ -72,6 +72,8 @@ class Encoder {
   readonly #options: EncodeOptions;
   readonly #provider: Provider;
   readonly #names = new Map<Tensor, string>();
+  /** Initializers of variables that are held in a narrower type. */
+  readonly #narrow = new Map<Tensor, ValueInfoProto>();
   readonly #emitted = new Map<emission.EmittedNode, string[]>();
   readonly #literals = new Map<string, string>();
   readonly #usedNames = new Set<string>();
@@ -110,7 +112,7 @@ class Encoder {
     const computed = new Set(nodes.flatMap((n) => n.output));
     const renamed = new Map<string, string>();
     const publish = (name: string, tensor: Tensor) => {
-      const value = this.#name(tensor);
+      const value = this.#name(tensor, nodes);
       // The node that computes an output writes it under the output's name. What no node computes (an input, a constant) or what is published
       // already must be copied: ONNX Runtime lets no output alias another value.
       if (computed.has(value) && !renamed.has(value)) renamed.set(value, name);
@@ -130,9 +132,9 @@ class Encoder {
       updates.set(name, variable);
     }
     renameValues(nodes, renamed);
-    const input = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)].map(([name, t]) =>
-      valueInfo(name, t),
-    );
+    const fed = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)];
+    // An initializer that is an input too has a value that may change: ONNX Runtime does not widen it beforehand.
+    const input = [...fed.map(([name, t]) => valueInfo(name, t)), ...this.#narrow.values()];
     const nodesInOrder = [...this.#prelude, ...nodes];
     const bytes = writeModel({ name: "espalier", node: nodesInOrder, initializer: this.#initializers, input, output }, versions);
     return {
@@ -187,35 +189,56 @@ class Encoder {
 
   #emitVariable(variable: Variable, tensor: Tensor): void {
     const name = this.#unique(variable.name);
-    this.#names.set(tensor, name);
     if (!variable.frozen) {
+      this.#names.set(tensor, name);
       this.#variables.set(name, variable);
       return;
     }
-    const external = this.#options.external?.(variable);
-    const { dtype, shape } = variable;
-    this.#initializers.push({ name, dtype, shape, data: external ?? rawBytes(this.#options.values(variable)) });
+    const { shape, constantDtype } = variable;
+    const dtype = constantDtype ?? variable.dtype;
+    if (constantDtype) this.#narrow.set(tensor, { name, dtype, shape });
+    else this.#names.set(tensor, name);
+    const data = this.#options.external?.(variable, dtype) ?? rawBytes(this.#options.values(variable, dtype));
+    this.#initializers.push({ name, dtype, shape, data });
+  }
+
+  /**
+   * Widens a value for one reader, so that it lives no longer than that takes. ONNX Runtime orders nodes from the outputs backwards, later ones
+   * first: a node that stands before all others runs just before its reader.
+   */
+  #widened(narrow: string, dtype: DType, into: NodeProto[]): string {
+    const name = this.#unique(`${narrow}/${dtype}`);
+    into.unshift(cast(narrow, name, dtype));
+    return name;
   }
 
   /** The name of the value behind a reference; emits the nodes that compute it. */
   #value(ref: Ref, label: string, into: NodeProto[]): string {
-    if (ref.kind === "tensor") return this.#name(ref.tensor);
+    if (ref.kind === "tensor") return this.#name(ref.tensor, into);
     if (ref.kind === "literal") return this.#literal(ref);
     if (ref.kind === "dims") return this.#dims(ref.dims);
     const known = this.#emitted.get(ref.of);
     if (known) return known[ref.index]!;
     const { opType, domain, inputs, attributes, outputCount } = ref.of;
-    const input = inputs.map((r) => (r ? this.#value(r, label, into) : ""));
+    // Rows of a table are looked up as they are held, and only they are widened.
+    const table = opType === "Gather" && inputs[0]?.kind === "tensor" ? inputs[0].tensor : undefined;
+    const narrow = table && this.#narrow.get(table);
+    const input = inputs.map((r, i) => (narrow && i === 0 ? narrow.name : r ? this.#value(r, label, into) : ""));
     while (input.at(-1) === "") input.pop();
     const name = this.#unique(label.endsWith(`/${opType}`) || label === opType ? label : `${label}/${opType}`);
     const output = Array.from({ length: outputCount }, (_, i) => (i === 0 ? name : `${name}:${i}`));
     const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value, label, into));
-    into.push({ opType, domain, name, input, output, attribute });
+    if (narrow) {
+      const rows = this.#unique(`${name}/${narrow.dtype}`);
+      into.push({ opType, domain, name: rows, input, output: [rows], attribute }, cast(rows, name, table.dtype));
+    } else into.push({ opType, domain, name, input, output, attribute });
     this.#emitted.set(ref.of, output);
     return output[ref.index]!;
   }
 
-  #name(tensor: Tensor): string {
+  #name(tensor: Tensor, into: NodeProto[]): string {
+    const narrow = this.#narrow.get(tensor);
+    if (narrow) return this.#widened(narrow.name, tensor.dtype, into);
     const name = this.#names.get(tensor);
     if (name === undefined)
       throw new Error(
@@ -247,7 +270,7 @@ class Encoder {
     this.#emitGraph(graph, reachable(results), results, node, moved);
     const output = results.map((t) => {
       const out = this.#unique(`${name}/result`);
-      node.push({ opType: "Identity", domain: "", name: out, input: [this.#name(t)], output: [out], attribute: [] });
+      node.push({ opType: "Identity", domain: "", name: out, input: [this.#name(t, node)], output: [out], attribute: [] });
       return valueInfo(out, t);
     });
     return { name: this.#unique(name), node, initializer: [], input, output };
@@ -317,6 +340,15 @@ class Encoder {
     return name;
   }
 }
+
+const cast = (from: string, to: string, dtype: DType): NodeProto => ({
+  opType: "Cast",
+  domain: "",
+  name: to,
+  input: [from],
+  output: [to],
+  attribute: [{ name: "to", int: onnxType[dtype] }],
+});
 
 export const rawBytes = (data: TypedArray): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 

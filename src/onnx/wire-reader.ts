@@ -60,6 +60,21 @@ export class WireReader {
     return this.#view.getFloat32(this.position - 4, true);
   }
 
+  double(): number {
+    this.#advance(8);
+    return this.#view.getFloat64(this.position - 8, true);
+  }
+
+  /** A signed integer of 64 bits, exactly. */
+  bigint(): bigint {
+    const start = this.position;
+    const value = this.#varint();
+    if (Number.isSafeInteger(value)) return BigInt(value);
+    let exact = 0n;
+    for (let i = start; i < this.position; i++) exact |= BigInt(this.bytes[i]! & 127) << BigInt(7 * (i - start));
+    return BigInt.asIntN(64, exact);
+  }
+
   floats(field: Field, into: number[]): void {
     if (field.type !== 2) {
       into.push(this.float(field));

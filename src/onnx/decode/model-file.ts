@@ -7,8 +7,8 @@ import { type Field, WireError, WireReader } from "../wire-reader.ts";
 export type TensorData =
   /** `byteLength` little-endian bytes from `offset` of the file on. */
   | { readonly kind: "raw"; readonly offset: number; readonly byteLength: number }
-  /** Protocol-buffer numbers in the file: the ranges of packed lists (or single values), read when they are needed. */
-  | { readonly kind: "numbers"; readonly of: NumberField; readonly parts: readonly { start: number; end: number }[] }
+  /** Protocol-buffer numbers, packed or single, as they were in the file: read when they are needed. */
+  | { readonly kind: "numbers"; readonly of: NumberField; readonly parts: readonly Uint8Array[] }
   /** In another file. A length of undefined: all the shape asks for. */
   | { readonly kind: "external"; readonly location: string; readonly offset: number; readonly byteLength: number | undefined };
 
@@ -78,7 +78,6 @@ export interface OnnxFunction {
 export interface OnnxFile {
   /** For messages: the path, or whatever the caller calls the bytes. */
   readonly file: string;
-  readonly bytes: Uint8Array;
   readonly graph: OnnxGraph;
   /** Version of each operator set, by domain. */
   readonly opsets: ReadonlyMap<string, number>;
@@ -159,7 +158,7 @@ function readModel(r: WireReader, file: string): OnnxFile {
   });
   const { graph, producer } = model;
   if (!graph) throw new WireError("it holds no graph");
-  return { file, bytes: r.bytes, graph, opsets, functions, producer };
+  return { file, graph, opsets, functions, producer };
 }
 
 function readOpset(r: WireReader, into: Map<string, number>): void {
@@ -300,19 +299,18 @@ function readTensor(r: WireReader): OnnxTensor {
   let typeCode = 0;
   const held: { raw?: { offset: number; byteLength: number } } = {};
   let isExternal = false;
+  let of: NumberField = "float";
   const shape: number[] = [];
   const external = new Map<string, string>();
-  const parts: { start: number; end: number }[] = [];
-  let of: NumberField = "float";
+  const parts: Uint8Array[] = [];
+  // Copies, so that the file's bytes need not live as long as the model.
   const numbers = (f: Field) => {
     of = numberFields[f.number]!;
     const before = r.position;
-    if (f.type === 2) {
-      const { position, end } = r.message(f);
-      parts.push({ start: position, end });
-    } else {
+    if (f.type === 2) parts.push(r.bytesOf(f).slice());
+    else {
       r.skip(f);
-      parts.push({ start: before, end: r.position });
+      parts.push(r.bytes.slice(before, r.position));
     }
   };
   fields(r, {

@@ -1,0 +1,364 @@
+import { dirname } from "node:path";
+import { type OpenOnnx, openOnnx, readStorage } from "../checkpoints/index.ts";
+import {
+  type Dim,
+  type DType,
+  EspalierError,
+  elementCount,
+  isFloat,
+  nearestNames,
+  read,
+  type Shape,
+  type Tensor,
+  type TensorType,
+  type Traced,
+  type TypedArray,
+  trace,
+  Variable,
+} from "../graph/index.ts";
+import { type Layer, Linear, Module, Parameter, zeros } from "../nn/index.ts";
+import {
+  Agreement,
+  content,
+  dtypeOf,
+  evaluate,
+  isAnonymous,
+  maxContent,
+  type OnnxGraph,
+  type OnnxNode,
+  type OnnxTensor,
+  type OnnxValueInfo,
+  type Site,
+  type Source,
+  substitute,
+  typeName,
+  Value,
+} from "../onnx/decode/index.ts";
+import { cast } from "../ops/index.ts";
+import { declaredShape } from "./onnx-dims.ts";
+import { denseMatrix, OnnxQuantizedLinear, OnnxScope } from "./onnx-layers.ts";
+import { type FoundLayer, findLayers } from "./onnx-plan.ts";
+
+export interface OnnxModelOptions {
+  /** Inputs of the file that get a constant value and are no inputs any more, such as `use_cache_branch`. */
+  fixed?: Readonly<Record<string, number | boolean | readonly number[]>>;
+}
+
+/** An input or output of the file. Its sizes may be symbols. */
+export interface OnnxPort extends TensorType {
+  readonly name: string;
+}
+
+/** Tables that follow from the configuration: no training ever changes them. */
+const derived = /(inv_freq|cos_cache|sin_cache|position_ids)$/;
+
+/**
+ * The model that an .onnx file holds, rebuilt in operators with gradients. `forward` takes and gives tensors under the file's own names.
+ *
+ * Products with a weight of the file are {@link Linear} layers at the path of that weight (`model.layers.0.self_attn.q_proj`), so adapters find them; the
+ * other float weights are parameters at their names. All are frozen and mapped from their files. Weights that the file shares are one parameter.
+ */
+export class OnnxModel extends Module {
+  readonly #open: OpenOnnx;
+  readonly #fixed: ReadonlyMap<string, Value>;
+  readonly #weights = new Map<OnnxTensor, Parameter | Variable>();
+  readonly #sites = new Map<OnnxNode, Site>();
+  readonly #paths = new Map<string, string>();
+  readonly #contents = new Map<OnnxTensor, Value | undefined>();
+  #sizes: ReadonlyMap<string, Dim> | undefined;
+
+  constructor(open: OpenOnnx, options: OnnxModelOptions = {}) {
+    super();
+    this.#open = open;
+    this.#fixed = new Map(Object.entries(options.fixed ?? {}).map(([name, value]) => [name, this.#constant(name, value)]));
+    this.#build(findLayers(open.graph));
+    this.assignNames();
+    this.freeze();
+  }
+
+  /** The path of the file. */
+  get file(): string {
+    return this.#open.file;
+  }
+
+  /** The directory of the file. */
+  get directory(): string {
+    return dirname(this.#open.file);
+  }
+
+  /**
+   * The file's inputs. Named dimensions are symbols, and where the graph can only run if one of them has the size of others (the length of a mask, say,
+   * that of past and new tokens together), it has that size here.
+   */
+  get inputs(): readonly OnnxPort[] {
+    this.#sizes ??= this.#settle();
+    return this.#declaredInputs(this.#sizes);
+  }
+
+  /** The names of the file's outputs, in its order. */
+  get outputNames(): readonly string[] {
+    return this.#open.graph.outputs.map((o) => o.name);
+  }
+
+  /** The path of the layer, or of the parameter, that an initialiser of the file became. */
+  pathOf(initializer: string): string {
+    const path = this.#paths.get(initializer);
+    if (path !== undefined) return path;
+    const near = nearestNames(initializer, this.#paths.keys()).join(", ");
+    throw new EspalierError("no-initializer", `${this.file}: no weight is called "${initializer}". Nearest: ${near}.`);
+  }
+
+  /**
+   * The outputs for these inputs, under the file's names; only what the asked outputs depend on is computed.
+   *
+   * @throws EspalierError `onnx-inputs`, and as `evaluate`: `onnx-unsupported`, `onnx-dynamic-shape`, `onnx-control-flow`, `onnx-node`
+   */
+  forward(inputs: Readonly<Record<string, Tensor>>, outputs: readonly string[] = this.outputNames): Record<string, Tensor> {
+    try {
+      return this.#rebuild(inputs, outputs);
+    } catch (cause) {
+      if (!(cause instanceof Agreement)) throw cause;
+      throw new EspalierError("shape-mismatch", `${this.file}: the graph runs only where ${cause.message}: give that size in its place.`, {
+        cause,
+      });
+    }
+  }
+
+  #rebuild(inputs: Readonly<Record<string, Tensor>>, outputs: readonly string[]): Record<string, Tensor> {
+    const declared = this.#open.graph.inputs.filter(({ name }) => !this.#fixed.has(name));
+    const names = declared.map((i) => i.name);
+    const unknown = Object.keys(inputs).filter((name) => !names.includes(name));
+    const unknownOutputs = outputs.filter((name) => !this.outputNames.includes(name));
+    if (unknown.length + unknownOutputs.length > 0) {
+      const kind = unknown.length > 0 ? "input" : "output";
+      throw new EspalierError(
+        "onnx-inputs",
+        `${this.file}: there is no ${kind} "${[...unknown, ...unknownOutputs].join('", "')}". The file's inputs are ${names.join(", ")}, its outputs ${this.outputNames.join(", ")}.`,
+      );
+    }
+    const values = new Map(this.#fixed);
+    for (const info of declared) {
+      const given = inputs[info.name];
+      // One that is missing is reported by the first node that reads it: an output may not depend on it.
+      if (given) values.set(info.name, Value.of(this.#checked(info, given)));
+    }
+    const missing = names.filter((name) => !inputs[name]);
+    const results = this.#evaluate(values, outputs, missing);
+    return Object.fromEntries(outputs.map((name) => [name, results.get(name)!.tensor]));
+  }
+
+  /**
+   * The file's graph, with what was put in its layers' place, over its own inputs and with its own outputs: for `saveOnnx`, and for a device to run.
+   * `types` gives other sizes than the file's dynamic ones.
+   */
+  trace(types?: Readonly<Record<string, TensorType>>, outputs: readonly string[] = this.outputNames): Traced {
+    const declared = new Map([...this.#open.graph.inputs, ...this.#open.graph.outputs].map((info) => [info.name, info]));
+    return trace(types ?? Object.fromEntries(this.inputs.map((port) => [port.name, port])), (inputs) => {
+      const results = this.forward(inputs, outputs);
+      // A file of 16-bit floats keeps the types that its callers know.
+      const typed = outputs.map((name) => [name, cast(results[name]!, declared.get(name)?.dtype ?? results[name]!.dtype)] as const);
+      return Object.fromEntries(typed);
+    });
+  }
+
+  #evaluate(values: ReadonlyMap<string, Value>, outputs: readonly string[], missing: readonly string[]): Map<string, Value> {
+    try {
+      return evaluate(this.#open, this.#source(this.#sites), values, outputs);
+    } catch (cause) {
+      const name = missing.find((n) => cause instanceof EspalierError && cause.message.includes(`"${n}" is read`));
+      if (name === undefined) throw cause;
+      throw new EspalierError(
+        "onnx-inputs",
+        `${this.file}: the input "${name}" is missing, which the outputs ${outputs.join(", ")} depend on.`,
+        {
+          cause,
+        },
+      );
+    }
+  }
+
+  #source(sites: ReadonlyMap<OnnxNode, Site>): Source {
+    return { initializer: (t) => this.#weight(t), literal: (t) => this.#literal(t), sites };
+  }
+
+  #checked(info: OnnxValueInfo, given: Tensor): Tensor {
+    const expected = dtypeOf(info.typeCode);
+    if (!expected)
+      throw this.#error("onnx-inputs", `the input "${info.name}" is ${typeName(info.typeCode)}, which Espalier does not compute in`);
+    const rank = info.shape?.length ?? given.rank;
+    const isNarrow = info.dtype === given.dtype && isFloat(given.dtype);
+    if ((given.dtype !== expected && !isNarrow) || given.rank !== rank)
+      throw this.#error(
+        "onnx-inputs",
+        `the input "${info.name}" must be ${info.dtype} of rank ${rank} (${(info.shape ?? []).map((d) => d ?? "?").join(", ")}), not ${given.dtype} [${given.shape.map(String).join(", ")}]`,
+      );
+    return cast(given, expected);
+  }
+
+  #declaredInputs(sizes: ReadonlyMap<string, Dim>): OnnxPort[] {
+    const named = this.#open.graph.inputs.filter(({ name }) => !this.#fixed.has(name));
+    return named.map((info) => {
+      if (!info.dtype)
+        throw this.#error("onnx-inputs", `the input "${info.name}" is ${typeName(info.typeCode)}, which Espalier does not compute in`);
+      const shape: Shape = declaredShape(info).map((d) => substitute(d, sizes));
+      return { name: info.name, dtype: info.dtype, shape };
+    });
+  }
+
+  /** Which sizes of named dimensions follow from the graph. What else is wrong with it is reported where it is traced in earnest. */
+  #settle(): ReadonlyMap<string, Dim> {
+    let sizes = new Map<string, Dim>();
+    for (let attempt = 0; attempt < 64; attempt++) {
+      try {
+        trace(Object.fromEntries(this.#declaredInputs(sizes).map((port) => [port.name, port])), (inputs) =>
+          this.#rebuild(inputs, this.outputNames),
+        );
+        break;
+      } catch (cause) {
+        if (!(cause instanceof Agreement)) break;
+        const found = new Map([[cause.symbol, cause.size]]);
+        sizes = new Map([...[...sizes].map(([name, size]) => [name, substitute(size, found)] as const), ...found]);
+      }
+    }
+    return sizes;
+  }
+
+  #constant(name: string, value: number | boolean | readonly number[]): Value {
+    const info = this.#open.graph.inputs.find((i) => i.name === name);
+    const dtype: DType | undefined = info && dtypeOf(info.typeCode);
+    if (!dtype) {
+      const names = this.#open.graph.inputs.map((i) => i.name).join(", ");
+      throw this.#error("onnx-inputs", `there is no input "${name}" that could be fixed; the inputs are ${names}`);
+    }
+    const list = typeof value === "object" ? value : [Number(value)];
+    const isScalar = typeof value !== "object" && info?.shape?.length === 0;
+    return Value.known(content(dtype, isScalar ? [] : [list.length], list));
+  }
+
+  /** The value of an initialiser: known elements where it is small and nothing that could be trained. */
+  #weight(tensor: OnnxTensor): Value {
+    const variable = this.#weights.get(tensor);
+    if (variable) return Value.lazy(variable, () => read(variable));
+    return this.#literal(tensor);
+  }
+
+  #literal(tensor: OnnxTensor): Value {
+    const known = this.#known(tensor);
+    if (known) return known;
+    let variable = this.#weights.get(tensor);
+    if (!variable) {
+      const storage = this.#open.storage(tensor);
+      variable = new Variable(tensor.name || "constant", storage, storage, { frozen: true });
+      this.#weights.set(tensor, variable);
+    }
+    return Value.lazy(variable, () => read(variable));
+  }
+
+  /** The elements of a small tensor. Values serve one graph only, so a new one is made each time. */
+  #known(tensor: OnnxTensor): Value | undefined {
+    if (!this.#contents.has(tensor)) {
+      const storage = this.#open.storage(tensor);
+      const small = elementCount(storage.shape) <= (isFloat(storage.dtype) ? 64 : maxContent);
+      const values = small ? Array.from(readStorage(storage) as ArrayLike<number | bigint>, Number) : undefined;
+      this.#contents.set(tensor, values && Value.known(content(storage.dtype, storage.shape, values)));
+    }
+    const kept = this.#contents.get(tensor)?.content;
+    return kept && Value.known(kept);
+  }
+
+  #build(layers: readonly FoundLayer[]): void {
+    const byWeight = new Map<OnnxTensor, FoundLayer[]>();
+    for (const layer of layers) byWeight.set(layer.weight.tensor, [...(byWeight.get(layer.weight.tensor) ?? []), layer]);
+    // Layers first, because the bias of one may be another parameter's neighbour; then, in the file's order, what belongs to none of them. A weight with
+    // several users goes to its own name, and their layers share it.
+    for (const tensor of this.#open.graph.initializers.values()) {
+      const own = byWeight.get(tensor) ?? [];
+      if (own.length === 1 && !own[0]!.shared) this.#placeLayer(own[0]!);
+    }
+    const scales = scaleNames(this.#open.graph, layers);
+    for (const tensor of this.#open.graph.initializers.values())
+      if (!this.#weights.has(tensor) && !scales.has(tensor.name)) this.#placeParameter(tensor);
+    for (const layer of layers) if (!this.#sites.has(layer.last)) this.#placeLayer(layer);
+  }
+
+  #placeLayer(layer: FoundLayer): void {
+    const { weight, inFeatures, outFeatures, last, input, partial } = layer;
+    let module: Layer;
+    if (weight.kind === "quantized") {
+      const compute = (x: Tensor) => {
+        const others = new Map([...this.#sites].filter(([node]) => node !== last));
+        const [name] = last.outputs;
+        return evaluate(this.#open, this.#source(others), new Map([[input, Value.of(x)]]), [name!]).get(name!)!.tensor;
+      };
+      const values = (t: OnnxTensor): TypedArray => readStorage(this.#open.storage(t));
+      module = new OnnxQuantizedLinear(layer, compute, () => denseMatrix(weight, layer, values));
+    } else {
+      const linear = new Linear(inFeatures, outFeatures, { init: zeros, layout: weight.layout, bias: weight.bias !== undefined });
+      const shared = this.#weights.get(weight.tensor);
+      if (shared instanceof Parameter) Object.assign(linear, { weight: shared });
+      else this.#adopt(weight.tensor, linear.weight);
+      if (weight.bias) this.#adopt(weight.bias, linear.bias!);
+      module = linear;
+    }
+    const { holder, key, path } = this.#place(layer.path, module);
+    this.#paths.set(weight.tensor.name, path);
+    if (weight.kind === "float" && weight.bias) this.#paths.set(weight.bias.name, `${path}.bias`);
+    this.#sites.set(last, { input, partial, layer: () => (x) => (holder[key] as Layer).forward(x) });
+  }
+
+  #adopt(tensor: OnnxTensor, parameter: Parameter): void {
+    parameter.storage = this.#open.storage(tensor);
+    this.#weights.set(tensor, parameter);
+  }
+
+  /** A float weight that is no matrix of a layer becomes a parameter, unless its name says that it was a constant of the exporter's. */
+  #placeParameter(tensor: OnnxTensor): void {
+    const { dtype, shape, name } = tensor;
+    const trainable = (dtype === "float32" || dtype === "float16" || dtype === "bfloat16") && shape.length > 0 && !derived.test(name);
+    const isWeight = !isAnonymous(name) || (shape.length > 1 && /^(onnx::|val_)/.test(name));
+    if (!trainable || !isWeight || elementCount(shape) < 2) return;
+    const parameter = new Parameter(shape, () => this.#open.storage(tensor));
+    this.#weights.set(tensor, parameter);
+    this.#paths.set(name, this.#place(name, parameter).path);
+  }
+
+  /** Puts a module or parameter at a dotted path, making the scopes on the way. Where a layer is in the way, the rest of the path becomes one name. */
+  #place(path: string, child: Module | Parameter): { holder: Record<string, unknown>; key: string; path: string } {
+    const parts = path.split(".").map(fieldName);
+    const walked: string[] = [];
+    let holder = this as unknown as Record<string, unknown>;
+    while (parts.length > 1 && (!(parts[0]! in holder) || holder[parts[0]!] instanceof OnnxScope)) {
+      const part = parts.shift()!;
+      holder[part] ??= new OnnxScope();
+      holder = holder[part] as Record<string, unknown>;
+      walked.push(part);
+    }
+    let key = parts.join("_");
+    while (key in holder) key = `${key}_`;
+    holder[key] = child;
+    return { holder, key, path: [...walked, key].join(".") };
+  }
+
+  #error(code: string, reason: string): EspalierError {
+    return new EspalierError(code, `${this.file}: ${reason}.`);
+  }
+}
+
+/** Operators whose other inputs say how integers are meant: those are no weights to train. */
+const scaling = /^(Dequantize|Quantize|DynamicQuantize|QLinear|MatMulNBits|MatMulBnb4|MatMulInteger|QMoE)/;
+
+function scaleNames(graph: OnnxGraph, layers: readonly FoundLayer[]): ReadonlySet<string> {
+  const names = graph.nodes.filter((node) => scaling.test(node.opType)).flatMap((node) => node.inputs.slice(1));
+  const ofLayers = layers.map(({ weight }) => (weight.kind === "quantized" ? (weight.scale?.name ?? "") : ""));
+  return new Set([...names, ...ofLayers]);
+}
+
+/** A part of a path as a field: never empty, and none of a module's own members. */
+const fieldName = (part: string): string => (part === "" || part in OnnxModel.prototype || part === "__proto__" ? `${part}_` : part);
+
+/**
+ * Opens an .onnx file of any exporter for adapting and training. Nothing is read of its weights before they are needed.
+ *
+ * @throws EspalierError `checkpoint-missing`, `onnx-damaged`, `onnx-tensor`, `onnx-external`
+ */
+export const openOnnxModel = (file: string, options: OnnxModelOptions = {}): OnnxModel => new OnnxModel(openOnnx(file), options);
