@@ -1,5 +1,6 @@
 /** `npm run bench -- <name> [--json] [--smoke]`: figures as ratios within one run. The last line of `--json` is one JSON object. */
 import { Command } from "commander";
+import { benchBaseDtype } from "./base-dtype.ts";
 import { benchDecode } from "./decode.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
@@ -24,6 +25,10 @@ const benches: Record<string, { summary: string; run(flags: Flags): Promise<Reco
   "smollm2-lora": {
     summary: "LoRA training step on the shape of SmolLM2-135M as a share of the matmul peak",
     run: (f) => benchStep({ shape: "SmolLM2-135M", lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+  },
+  "base-dtype": {
+    summary: "memory, step time and decoding of a base kept as f32, bf16, f16, int8, int4, nf4",
+    run: (f) => benchBaseDtype({ repeats: Number(f.repeats), smoke: f.smoke ?? false }),
   },
   "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },

@@ -4,7 +4,7 @@
  * - {@link int8Linear}: 8 bits, one scale per output; the product itself is computed in integers, after each row of `x` was rounded to 8 bits
  * - {@link blockLinear}: 4 bits, one scale per block of inputs; the product is computed in floats
  */
-import { type Dim, dimsEqual, type Tensor } from "../graph/index.ts";
+import { type Dim, dimsEqual, reachable, type Tensor, type Traced } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { mul } from "./elementwise.ts";
 import { contrib, int64s, node, type Ref, scalar } from "./emission.ts";
@@ -167,3 +167,12 @@ export const blockLinear = (
 ): Tensor => blockLinearOp({ x, packed, scale }, { code, exact });
 
 const isOneRow = (x: Tensor): boolean => x.shape.at(-2) === 1;
+
+/**
+ * Whether a program multiplies single rows by int4 weights, as decoding does: ONNX Runtime's kernel is tens of times slower there without the copy
+ * that it packs the weights into, which is no larger than they are.
+ */
+export const needsPackedWeights = ({ graph, outputs }: Traced): boolean =>
+  [...reachable([...Object.values(outputs), ...graph.updates.values()])].some(
+    ({ op, inputs, attrs }) => op === blockLinearOp && attrs.code === "int4" && isOneRow(inputs.x!),
+  );

@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import * as ort from "onnxruntime-node";
+import { needsPackedWeights } from "../ops/index.ts";
 import { Device, type Platform } from "./device.ts";
 import { ModelFiles } from "./model-files.ts";
 import { readStorage } from "./stored-values.ts";
@@ -38,7 +39,7 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
         ...(options.profile && { enableProfiling: true, profileFilePrefix: options.profile }),
         extra: {
           // Prepacking would copy every mapped weight into memory.
-          session: { disable_prepacking: "1" },
+          session: { disable_prepacking: needsPackedWeights(traced) ? "0" : "1" },
           // Folding would keep what is computed from a frozen weight, such as the float copy of a quantised one; small tables may be kept.
           optimization: { constant_folding_max_output_size_in_bytes: "65536" },
         },
