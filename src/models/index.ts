@@ -11,8 +11,13 @@ export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
 export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
-export { loadCtcModel, loadSpeechModel } from "./load-speech.ts";
+export { loadSeq2SeqLM } from "./load-seq2seq.ts";
+export { loadCtcModel, loadSpeechModel, loadSpeechSeq2Seq } from "./load-speech.ts";
+export { OnnxModel, type OnnxModelOptions, type OnnxPort, openOnnxModel } from "./onnx-model.ts";
+export { onnxLanguageModel, onnxSequenceClassifier } from "./onnx-views.ts";
 export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";
+export { type SaveOnnxOptions, saveOnnx } from "./save-onnx.ts";
+export { type Encoded, Seq2SeqLM, type TextSource } from "./seq2seq.ts";
 export {
   type EncoderInputs,
   type EncoderOutputs,
@@ -22,3 +27,5 @@ export {
   TextEncoder,
   TokenClassifier,
 } from "./text-encoder.ts";
+export { type SpectrogramSource, WhisperForConditionalGeneration } from "./whisper.ts";
+export { type WhisperSettings, whisperSettings } from "./whisper-settings.ts";

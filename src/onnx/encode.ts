@@ -44,6 +44,11 @@ export interface EncodeOptions {
   values(variable: Variable, dtype: DType): TypedArray;
   /** Puts an output that is no tensor before all others; see `runtime/unreturned-results.ts`. */
   sentinel?: boolean;
+  /**
+   * The model is to be kept and run by others: variables that are not frozen are constants, too, as their storages are now, and every input is declared,
+   * whether anything depends on it or not.
+   */
+  standalone?: boolean;
 }
 
 /** A model's bytes and the names by which a session knows its inputs and outputs. */
@@ -106,6 +111,7 @@ class Encoder {
     const live = reachable(results);
     this.#placement = placeInBranches(graph, live, results);
     const nodes: NodeProto[] = [];
+    if (this.#options.standalone) for (const input of graph.inputs.values()) this.#emitInput(input.node);
     this.#emitGraph(graph, live, results, nodes);
 
     const output: ValueInfoProto[] = [];
@@ -189,7 +195,7 @@ class Encoder {
 
   #emitVariable(variable: Variable, tensor: Tensor): void {
     const name = this.#unique(variable.name);
-    if (!variable.frozen) {
+    if (!variable.frozen && !this.#options.standalone) {
       this.#names.set(tensor, name);
       this.#variables.set(name, variable);
       return;
