@@ -1,6 +1,7 @@
 /** `npm run bench -- <name> [--json] [--smoke]`: figures as ratios within one run. The last line of `--json` is one JSON object. */
 import { Command } from "commander";
 import { benchBaseDtype } from "./base-dtype.ts";
+import { benchBaseDtypeQuality } from "./base-dtype-quality.ts";
 import { benchDecode } from "./decode.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
@@ -29,6 +30,10 @@ const benches: Record<string, { summary: string; run(flags: Flags): Promise<Reco
   "base-dtype": {
     summary: "memory, step time and decoding of a base kept as f32, bf16, f16, int8, int4, nf4",
     run: (f) => benchBaseDtype({ repeats: Number(f.repeats), smoke: f.smoke ?? false }),
+  },
+  "base-dtype-quality": {
+    summary: "bits per byte and a short LoRA run of sapling by the way its base is kept",
+    run: (f) => benchBaseDtypeQuality({ smoke: f.smoke ?? false, steps: 150 }),
   },
   "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
