@@ -39,7 +39,7 @@ describe("a GGUF file as the base model", () => {
     const other = at("other.gguf");
     copyFileSync(fixture("gguf-tiny/llama-16bit.gguf"), other);
     const flags = ["--learning-rate", "1e-2"];
-    expect(refusal(await espalier("train", "--model", other, ...resume, ...flags))).toContain("model");
+    expect(refusal(await espalier("train", "--model", other, ...resume, ...flags))).toContain("cannot be resumed with other base model");
     expect((await espalier("train", "--model", model, ...resume, ...flags)).code).toBe(0);
   });
 
