@@ -1,6 +1,7 @@
 /** A Hugging Face directory → a model of speech with its weights. */
 import type { CtcModel, SpeechModel } from "./ctc-model.ts";
 import { fill, openFamily } from "./family-checkpoint.ts";
+import type { WhisperForConditionalGeneration } from "./whisper.ts";
 
 /**
  * Loads an encoder of waveforms; heads that the checkpoint may have are left out. Nothing is frozen.
@@ -24,5 +25,17 @@ export function loadCtcModel(directory: string, options: { seed?: number } = {})
   const model = opened.build(opened.config, options.seed);
   model.headIsFresh = !opened.checkpoint.tensors.has("lm_head.weight");
   fill(model, opened, { otherHeads: model.headIsFresh });
+  return model;
+}
+
+/**
+ * Loads a recogniser that writes what it hears. Nothing is frozen.
+ *
+ * @throws EspalierError as {@link loadSpeechModel}
+ */
+export function loadSpeechSeq2Seq(directory: string): WhisperForConditionalGeneration {
+  const opened = openFamily(directory, "speechSeq2Seq");
+  const model = opened.build(opened.config);
+  fill(model, opened, {});
   return model;
 }

@@ -1,6 +1,6 @@
 import type { Tensor } from "../graph/index.ts";
 import { attentionOver } from "../ops/index.ts";
-import { joinHeads, type KeyValues, splitHeads } from "./decoding.ts";
+import { attend, type DecoderContext, joinHeads, type KeyValues, splitHeads } from "./decoding.ts";
 import type { Initializer } from "./initializers.ts";
 import { Linear } from "./layers.ts";
 import { type Layer, Module } from "./module.ts";
@@ -43,5 +43,12 @@ export class MultiHeadAttention extends Module {
    */
   forward(x: Tensor, seen: readonly KeyValues[] = [this.keyValues(x)], mask?: Tensor): Tensor {
     return this.out_proj.forward(joinHeads(attentionOver(splitHeads(this.q_proj.forward(x), this.heads), seen, { mask })));
+  }
+
+  /** As a decoder: the tokens of `x` see those of `past` and, as the context says, one another. `present` are their own keys and values. */
+  decode(x: Tensor, context: DecoderContext, past?: KeyValues): { y: Tensor; present: KeyValues } {
+    const present = this.keyValues(x);
+    const mixed = attend(splitHeads(this.q_proj.forward(x), this.heads), present, past, context);
+    return { y: this.out_proj.forward(joinHeads(mixed)), present };
   }
 }
