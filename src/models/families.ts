@@ -18,6 +18,7 @@ import { qwen } from "./qwen.ts";
 import { roberta } from "./roberta.ts";
 import { deit, vit } from "./vit.ts";
 import { hubert, wav2vec2 } from "./wav2vec2.ts";
+import { whisper } from "./whisper.ts";
 
 export const families: readonly Family[] = [
   llama,
@@ -39,6 +40,7 @@ export const families: readonly Family[] = [
   clip,
   wav2vec2,
   hubert,
+  whisper,
 ];
 
 /** What well-known relatives have that no family here can say: running them as their nearest one would give wrong numbers without a word. */

@@ -3,6 +3,7 @@ import type { ClipModel } from "./clip.ts";
 import type { CtcModel, SpeechModel } from "./ctc-model.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
+import type { WhisperForConditionalGeneration } from "./whisper.ts";
 
 /** A family of checkpoints: how its `config.json` is read, and the models that can be built from it. */
 // biome-ignore lint/suspicious/noExplicitAny: the table of families forgets each one's configuration type; `readConfig` makes what the builders take.
@@ -44,6 +45,8 @@ export interface Family<C = any> {
   speechModel?(config: C, seed?: number): SpeechModel;
   /** Waveforms → letters or blanks, frame by frame. */
   ctcModel?(config: C, seed?: number): CtcModel;
+  /** Spectrograms → text. */
+  speechSeq2Seq?(config: C, seed?: number): WhisperForConditionalGeneration;
 }
 
 /** The builders of a family: one for each task that it has. */
@@ -57,7 +60,8 @@ export type Task =
   | "imageClassifier"
   | "imageTextModel"
   | "speechModel"
-  | "ctcModel";
+  | "ctcModel"
+  | "speechSeq2Seq";
 
 /** What a task is called in messages. */
 export const taskNames: Readonly<Record<Task, string>> = {
@@ -71,4 +75,5 @@ export const taskNames: Readonly<Record<Task, string>> = {
   imageTextModel: "an encoder of images and texts",
   speechModel: "an encoder of speech",
   ctcModel: "a recogniser that spells frame by frame (CTC)",
+  speechSeq2Seq: "a recogniser that writes (encoder–decoder)",
 };
