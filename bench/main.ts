@@ -5,27 +5,27 @@ import { benchBaseDtypeQuality } from "./base-dtype-quality.ts";
 import { benchDecode } from "./decode.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
-import { benchStep } from "./step.ts";
+import { benchStep, type StepBenchOptions } from "./step.ts";
 
 interface Flags {
   json?: boolean;
   smoke?: boolean;
   repeats: string;
   profile?: string;
+  peer?: boolean;
 }
 
+const step =
+  (shape: StepBenchOptions["shape"], lora: boolean) =>
+  ({ repeats, smoke = false, profile, peer }: Flags) =>
+    benchStep({ shape, lora, repeats: Number(repeats), smoke, profile, peer: lora && peer });
+
 const benches: Record<string, { summary: string; run(flags: Flags): Promise<Record<string, unknown>> }> = {
-  "lora-step": {
-    summary: "LoRA training step as a share of the matmul peak",
-    run: (f) => benchStep({ shape: "6 layers", lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
-  },
-  "full-step": {
-    summary: "full training step as a share of the matmul peak",
-    run: (f) => benchStep({ shape: "6 layers", lora: false, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
-  },
+  "lora-step": { summary: "LoRA training step as a share of the matmul peak", run: step("SmolLM2-135M, vocabulary 8192", true) },
+  "full-step": { summary: "full training step as a share of the matmul peak", run: step("SmolLM2-135M, vocabulary 8192", false) },
   "smollm2-lora": {
     summary: "LoRA training step on the shape of SmolLM2-135M as a share of the matmul peak",
-    run: (f) => benchStep({ shape: "SmolLM2-135M", lora: true, repeats: Number(f.repeats), smoke: f.smoke ?? false, profile: f.profile }),
+    run: step("SmolLM2-135M", true),
   },
   "base-dtype": {
     summary: "memory, step time and decoding of a base kept as f32, bf16, f16, int8, int4, nf4",
@@ -48,6 +48,7 @@ for (const [name, bench] of Object.entries(benches)) {
     .option("--smoke", "a small shape that only shows that the bench runs")
     .option("--repeats <n>", "timed repetitions", "15")
     .option("--profile <prefix>", "write a per-operator trace of ONNX Runtime")
+    .option("--peer", "steps with LoRA: run the step in PyTorch and PEFT too, where Python has them")
     .action(async (flags: Flags) => {
       const figures = await bench.run(flags);
       if (flags.json) console.log(JSON.stringify({ bench: name, ...figures, machine: machine() }));

@@ -2,10 +2,7 @@
  * Opening a base model of 400 MB in float32: time and anonymous memory of the first session on it and of further ones (median of five). The weights are mapped
  * from the safetensors file, so neither should cost the size of the model.
  */
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { trace } from "../src/graph/index.ts";
 import type { CausalLM } from "../src/models/causal-lm.ts";
 import { loadCausalLM } from "../src/models/index.ts";
@@ -13,16 +10,11 @@ import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
 import { type Device, hostTensor } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { median } from "./machine.ts";
+import { randomCheckpoint } from "./random-checkpoint.ts";
 
 export async function benchOpenModel(options: { smoke: boolean }): Promise<Record<string, unknown>> {
-  const directory = mkdtempSync(join(tmpdir(), "espalier-bench-"));
+  const { directory, bytes, remove } = randomCheckpoint("wide", options.smoke ? 2 : 20, "float32");
   try {
-    // Another process writes the checkpoint, so that its arrays do not blur the memory measured here.
-    const written = spawnSync(process.execPath, ["--import", "tsx", "bench/write-checkpoint.ts", directory, options.smoke ? "2" : "20"], {
-      encoding: "utf8",
-    });
-    if (written.status !== 0) throw new Error(`the checkpoint could not be written: ${written.stderr}`);
-    const bytes = Number(written.stdout);
     const device = cpu();
     await openAndRun(device, await tinyModel()); // the runtime itself: library code, thread pool
     const before = anonymousMemory();
@@ -45,7 +37,7 @@ export async function benchOpenModel(options: { smoke: boolean }): Promise<Recor
       firstTokenMilliseconds: Math.round(await first.run()),
     };
   } finally {
-    rmSync(directory, { recursive: true, force: true });
+    remove();
   }
 }
 

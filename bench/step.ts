@@ -7,7 +7,7 @@
  */
 import { Random } from "../src/graph/index.ts";
 import { lora } from "../src/methods/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
+import { type CausalLM, loadCausalLM } from "../src/models/index.ts";
 import { countMatmulFlops, lessOrEqual, range, unsqueeze } from "../src/ops/index.ts";
 import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
@@ -16,39 +16,32 @@ import { causalLanguageModel, type Objective } from "../src/train/objectives.ts"
 import { adamW, oneGroup } from "../src/train/optimizers.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
 import { median, round } from "./machine.ts";
+import { comparePeer } from "./peer.ts";
+import { randomCheckpoint } from "./random-checkpoint.ts";
 
-/** Layers and vocabulary. */
-export const stepShapes = {
-  "6 layers": { layers: 6, vocabulary: 8192 },
-  "SmolLM2-135M": { layers: 30, vocabulary: 49152 },
-} as const;
+/** Layers of a shape that write-checkpoint.ts knows. */
+const layersOf = { "SmolLM2-135M": 30, "SmolLM2-135M, vocabulary 8192": 6 } as const;
 
 export interface StepBenchOptions {
-  shape: keyof typeof stepShapes;
+  shape: keyof typeof layersOf;
   lora: boolean;
   /** Timed steps. */
   repeats: number;
   /** A small shape that only shows that the bench runs. */
   smoke: boolean;
-  profile?: string;
+  profile?: string | undefined;
+  /** Run the same step in PyTorch and PEFT too, where Python has them. */
+  peer?: boolean | undefined;
 }
 
 export async function benchStep(options: StepBenchOptions): Promise<Record<string, unknown>> {
   const [batch, time] = options.smoke ? [2, 32] : [4, 256];
-  const { layers, vocabulary } = stepShapes[options.shape];
-  const config = llamaConfigSchema.parse({
-    vocab_size: options.smoke ? 512 : vocabulary,
-    hidden_size: 576,
-    intermediate_size: 1536,
-    num_hidden_layers: options.smoke ? 1 : layers,
-    num_attention_heads: 9,
-    num_key_value_heads: 3,
-    tie_word_embeddings: true,
-    max_position_embeddings: 512,
-  });
+  const layers = options.smoke ? 1 : layersOf[options.shape];
+  const checkpoint = randomCheckpoint(options.shape, layers, "float32");
   const device = cpu(options.profile ? { profile: options.profile } : {});
-  const model = new LlamaForCausalLM(config, 1);
+  const model = loadCausalLM(checkpoint.directory);
   if (options.lora) applyWeights(model, [lora({ rank: 8, targets: ["q_proj", "v_proj"] })]);
+  const vocabulary = model.config.vocab_size;
   const parameters = model.trainableParameters();
   const optimizer = adamW({ learningRate: 1e-3 }).create(oneGroup(parameters));
   const random = new Random(2);
@@ -56,7 +49,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     hostTensor(
       "int64",
       [batch, time],
-      BigInt64Array.from({ length: batch * time }, () => BigInt(random.integer(config.vocab_size))),
+      BigInt64Array.from({ length: batch * time }, () => BigInt(random.integer(vocabulary))),
     );
   const batches = { ids: tokens(), targets: tokens() };
 
@@ -69,6 +62,8 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   const step = (n: number) => program.run({ ...batches, ...stepFeeds(optimizer, { learningRate: 1e-3, updates: () => n }) });
   await step(1);
   await step(2);
+  // The kernel keeps the largest resident size, inside steps too; it counts in kB. Mapped weights are part of it.
+  const peakMemoryMB = Math.round(process.resourceUsage().maxRSS / 1e3);
   const peak = await MatmulPeak.create(cpu());
   await peak.measure();
   const seconds: number[] = [];
@@ -86,7 +81,9 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     shares.push(flops / seconds.at(-1)! / peaks.at(-1)!);
     before = after;
   }
-  await program.dispose();
+  await device.dispose();
+  await peak.dispose();
+  checkpoint.remove();
   return {
     shareOfPeak: round(median(shares), 3),
     bestShare: round(Math.max(...shares), 3),
@@ -99,13 +96,17 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     tokensPerSecond: Math.round((batch * time) / median(seconds)),
     trainableParameters: parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0),
     compileSeconds: round(compileSeconds, 2),
-    // The kernel keeps the largest resident size, inside steps too; it counts in kB.
-    peakMemoryMB: Math.round(process.resourceUsage().maxRSS / 1e3),
+    peakMemoryMB,
+    ...(options.peer &&
+      comparePeer(
+        { layers, vocabulary, batch, time, repeats: options.smoke ? 1 : 6 },
+        { stepSeconds: median(seconds), bestStepSeconds: Math.min(...seconds), peakMemoryMB },
+      )),
   };
 }
 
 /** The same objective with attention over every pair of positions: for counting, never run. */
-function wholeSquare(model: LlamaForCausalLM): Objective {
+function wholeSquare(model: CausalLM): Objective {
   return causalLanguageModel({
     forward: ({ ids }) => model.forward({ ids, visible: lessOrEqual(range(ids.shape[1]!), unsqueeze(range(ids.shape[1]!), 1)) }),
     logits: (hidden) => model.logits(hidden),
