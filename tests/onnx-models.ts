@@ -8,6 +8,11 @@ import { type HostTensor, hostTensor } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { onnx } from "./onnx-proto.ts";
 
+type GraphMessage = NonNullable<Parameters<typeof onnx.GraphProto.create>[0]>;
+export type TensorMessage = NonNullable<Parameters<typeof onnx.TensorProto.create>[0]>;
+type AttributeMessage = NonNullable<Parameters<typeof onnx.AttributeProto.create>[0]>;
+type NodeMessage = NonNullable<Parameters<typeof onnx.NodeProto.create>[0]>;
+
 type Attribute =
   | number
   | string
@@ -15,7 +20,7 @@ type Attribute =
   | { float: number }
   | { floats: readonly number[] }
   | { tensor: HostTensor }
-  | { graph: onnx.IGraphProto };
+  | { graph: GraphMessage };
 
 export interface NodeSpec {
   op: string;
@@ -31,7 +36,7 @@ export interface ModelSpec {
   nodes: readonly NodeSpec[];
   inputs?: Readonly<Record<string, readonly [DType, ...(number | string)[]]>>;
   outputs: readonly string[];
-  initializers?: Readonly<Record<string, HostTensor | onnx.ITensorProto>>;
+  initializers?: Readonly<Record<string, HostTensor | TensorMessage>>;
   opset?: number;
 }
 
@@ -54,14 +59,14 @@ export function sampled(shape: readonly number[], seed = 1, scale = 1): HostTens
   return tensor("float32", shape, values);
 }
 
-const isProto = (t: HostTensor | onnx.ITensorProto): t is onnx.ITensorProto => "dataType" in t;
+const isProto = (t: HostTensor | TensorMessage): t is TensorMessage => "dataType" in t;
 
-function tensorProto(name: string, t: HostTensor | onnx.ITensorProto): onnx.ITensorProto {
+function tensorProto(name: string, t: HostTensor | TensorMessage): TensorMessage {
   if (isProto(t)) return { ...t, name };
   return { name, dims: [...t.shape], dataType: onnxType[t.dtype], rawData: rawBytes(t.data) };
 }
 
-function attributeProto(name: string, value: Attribute): onnx.IAttributeProto {
+function attributeProto(name: string, value: Attribute): AttributeMessage {
   const T = onnx.AttributeProto.AttributeType;
   if (typeof value === "number") return { name, type: T.INT, i: value };
   if (typeof value === "string") return { name, type: T.STRING, s: new TextEncoder().encode(value) };
@@ -72,7 +77,7 @@ function attributeProto(name: string, value: Attribute): onnx.IAttributeProto {
   return { name, type: T.INTS, ints: [...value] };
 }
 
-const nodeProto = (n: NodeSpec): onnx.INodeProto => ({
+const nodeProto = (n: NodeSpec): NodeMessage => ({
   opType: n.op,
   domain: n.domain ?? "",
   name: n.name ?? n.out[0] ?? "",
@@ -82,7 +87,7 @@ const nodeProto = (n: NodeSpec): onnx.INodeProto => ({
 });
 
 /** A graph, of a model or of a branch. */
-export const graphProto = ({ nodes, inputs = {}, outputs, initializers = {} }: ModelSpec): onnx.IGraphProto => ({
+export const graphProto = ({ nodes, inputs = {}, outputs, initializers = {} }: ModelSpec): GraphMessage => ({
   name: "test",
   node: nodes.map(nodeProto),
   initializer: Object.entries(initializers).map(([name, t]) => tensorProto(name, t)),

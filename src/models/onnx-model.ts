@@ -238,7 +238,12 @@ export class OnnxModel extends Module {
   /** The value of an initialiser: known elements where it is small and nothing that could be trained. */
   #weight(tensor: OnnxTensor): Value {
     const variable = this.#weights.get(tensor);
-    if (variable) return Value.lazy(variable, () => read(variable));
+    if (variable)
+      return Value.weight(
+        variable,
+        () => read(variable),
+        () => this.#known(tensor)?.content,
+      );
     return this.#literal(tensor);
   }
 
@@ -251,7 +256,12 @@ export class OnnxModel extends Module {
       variable = new Variable(tensor.name || "constant", storage, storage, { frozen: true });
       this.#weights.set(tensor, variable);
     }
-    return Value.lazy(variable, () => read(variable));
+    const constant = variable;
+    return Value.weight(
+      constant,
+      () => read(constant),
+      () => undefined,
+    );
   }
 
   /** The elements of a small tensor. Values serve one graph only, so a new one is made each time. */

@@ -70,8 +70,8 @@ export class NodeContext {
 
   /** Elements of an input that must be known while tracing: sizes, bounds, axes. */
   dims(index: number, what: string): readonly Dim[] {
-    const { content } = this.value(index);
-    if (content) return content.values;
+    const { elements } = this.value(index);
+    if (elements) return elements.values;
     throw this.fail(
       `its ${what} (input ${index}, "${this.node.inputs[index]}") is computed in a way that cannot be followed before the graph runs. Give the sizes of the inputs as numbers, or export the model with fixed sizes`,
       "onnx-dynamic-shape",

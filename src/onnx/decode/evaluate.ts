@@ -126,8 +126,6 @@ class Scope {
     const inputs = node.inputs.map((name) => (name === "" ? undefined : this.lookup(name)));
     const local = this.#file.functions.get(`${node.domain}:${node.opType}`);
     if (local) return this.#call(local, node, inputs);
-    const rule = ruleFor(node.domain, node.opType);
-    if (!rule) throw unsupported(node);
     const context = new NodeContext(node, this.#file.opsets.get(node.domain) ?? 1, inputs, {
       tensor: (t) => this.#source.literal(t),
       inline: (graph) => this.#inline(graph),
@@ -137,6 +135,8 @@ class Scope {
     });
     const known = fold(context);
     if (known) return [Value.known(known)];
+    const rule = ruleFor(node.domain, node.opType);
+    if (!rule) throw unsupported(node);
     const results = rule(context);
     return Array.isArray(results) ? (results as readonly Result[]) : [results as Result];
   }

@@ -304,7 +304,7 @@ const folds: Readonly<Record<string, Fold>> = {
   Reshape: foldReshape,
   Unsqueeze: foldUnsqueeze,
   Squeeze: foldSqueeze,
-  Flatten: (node, [x]) => (node.int("axis", 1) <= 1 && x!.shape.length === 1 ? reshaped(x!, [x!.shape[0]!, 1]) : undefined),
+  Flatten: (node, [x]) => (x!.shape.length === 1 && node.int("axis", 1) === 0 ? reshaped(x!, [1, x!.shape[0]!]) : undefined),
   Transpose: foldTranspose,
   Expand: foldExpand,
   Range: foldRange,

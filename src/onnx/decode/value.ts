@@ -31,12 +31,19 @@ export class Value implements TensorType {
   readonly shape: Shape;
   readonly content: Content | undefined;
   #tensor: Tensor | (() => Tensor);
+  readonly #stored: (() => Content | undefined) | undefined;
 
-  private constructor({ dtype, shape }: TensorType, tensor: Tensor | (() => Tensor), content?: Content) {
+  private constructor(
+    { dtype, shape }: TensorType,
+    tensor: Tensor | (() => Tensor),
+    content?: Content,
+    stored?: () => Content | undefined,
+  ) {
     this.dtype = dtype;
     this.shape = shape;
     this.#tensor = tensor;
     this.content = content;
+    this.#stored = stored;
   }
 
   static of(tensor: Tensor): Value {
@@ -48,8 +55,14 @@ export class Value implements TensorType {
     return new Value(content, () => literal(content), content);
   }
 
-  static lazy(type: TensorType, tensor: () => Tensor, content?: Content): Value {
-    return new Value(type, tensor, content);
+  /** A weight: `stored` gives its elements to operators that cannot do without (a table of sizes that looks like a weight), and is not asked by others. */
+  static weight(type: TensorType, tensor: () => Tensor, stored: () => Content | undefined): Value {
+    return new Value(type, tensor, undefined, stored);
+  }
+
+  /** The elements, also where nothing is computed from them while tracing. */
+  get elements(): Content | undefined {
+    return this.content ?? this.#stored?.();
   }
 
   get tensor(): Tensor {

@@ -56,6 +56,15 @@ function oneHot(n: NodeContext): Tensor {
   return ops.add(ops.mul(hot, on! - off!), off!);
 }
 
+/** Of a vector of one value that is not zero: all places. The number of places in any other tensor is known only when the graph runs. */
+function nonZero(n: NodeContext): Tensor {
+  const x = n.tensor(0);
+  const { op, attrs } = x.node;
+  if (x.rank !== 1 || op.name !== "Fill" || attrs.value === 0)
+    throw n.fail("how many elements are not zero is known only when the graph runs", "onnx-dynamic-shape");
+  return ops.reshape(ops.range(x.shape[0]!), [1, x.shape[0]!]);
+}
+
 export const indexing: Rules = {
   Gather: gather,
   GatherElements: gatherElements,
@@ -64,4 +73,5 @@ export const indexing: Rules = {
   Scatter: scatterElements,
   ScatterND: scatterNd,
   OneHot: oneHot,
+  NonZero: nonZero,
 };
