@@ -36,6 +36,8 @@ export interface ModelSpec {
   nodes: readonly NodeSpec[];
   inputs?: Readonly<Record<string, readonly [DType, ...(number | string)[]]>>;
   outputs: readonly string[];
+  /** Types of outputs, where the file is to declare them. */
+  types?: ModelSpec["inputs"];
   initializers?: Readonly<Record<string, HostTensor | TensorMessage>>;
   opset?: number;
 }
@@ -86,21 +88,23 @@ const nodeProto = (n: NodeSpec): NodeMessage => ({
   attribute: Object.entries(n.attrs ?? {}).map(([name, value]) => attributeProto(name, value)),
 });
 
+const valueInfo = (name: string, [dtype, ...shape]: readonly [DType, ...(number | string)[]]) => ({
+  name,
+  type: {
+    tensorType: {
+      elemType: onnxType[dtype],
+      shape: { dim: shape.map((d) => (typeof d === "number" ? { dimValue: d } : { dimParam: d })) },
+    },
+  },
+});
+
 /** A graph, of a model or of a branch. */
-export const graphProto = ({ nodes, inputs = {}, outputs, initializers = {} }: ModelSpec): GraphMessage => ({
+export const graphProto = ({ nodes, inputs = {}, outputs, types = {}, initializers = {} }: ModelSpec): GraphMessage => ({
   name: "test",
   node: nodes.map(nodeProto),
   initializer: Object.entries(initializers).map(([name, t]) => tensorProto(name, t)),
-  input: Object.entries(inputs).map(([name, [dtype, ...shape]]) => ({
-    name,
-    type: {
-      tensorType: {
-        elemType: onnxType[dtype],
-        shape: { dim: shape.map((d) => (typeof d === "number" ? { dimValue: d } : { dimParam: d })) },
-      },
-    },
-  })),
-  output: outputs.map((name) => ({ name })),
+  input: Object.entries(inputs).map(([name, type]) => valueInfo(name, type)),
+  output: outputs.map((name) => (types[name] ? valueInfo(name, types[name]) : { name })),
 });
 
 export function modelBytes(spec: ModelSpec): Uint8Array {
