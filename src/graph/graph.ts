@@ -59,6 +59,11 @@ export class Variable implements TensorType {
   readonly shape: readonly number[];
   /** A frozen variable is compiled into the program as a constant, mapped from its file where it has one. */
   frozen: boolean;
+  /**
+   * The type in which programs hold the values of a frozen float32 variable, to widen them in every run: half the memory of float32 for the time
+   * of a pass over them. Values stored in a wider type are rounded. Default: float32, for which no time is lost.
+   */
+  constantDtype: "float16" | "bfloat16" | undefined;
   #storage: Storage | (() => Storage);
   #version = 0;
 

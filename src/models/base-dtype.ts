@@ -1,5 +1,4 @@
 import { streamFloats } from "../checkpoints/index.ts";
-import { converted } from "../graph/index.ts";
 import { Linear, type Module, type QuantizedDType, QuantizedLinear } from "../nn/index.ts";
 
 /** How the weights of a frozen base model may be kept. */
@@ -9,7 +8,9 @@ export type BaseDtype = (typeof baseDtypes)[number];
 /**
  * Says how the weights of a model that will be frozen are kept. Call it before adapters are put on.
  *
- * - `f32`, `bf16`, `f16`: every weight is rounded to that type where it is wider, and computed with in float32. What a 16-bit file holds already stays as it is.
+ * - `f32`: float32, into which 16-bit weights are widened once, in a file that is mapped. The default.
+ * - `bf16`, `f16`: while they are frozen, matrices and tables are held in that type, mapped from the checkpoint's own file where it has it, and
+ *   widened in every run: half the memory, for the time of a pass over the weights. Wider ones are rounded. Norms and biases stay float32.
  * - `int8`, `int4`, `nf4`: the Linears are replaced by {@link QuantizedLinear}s, which keep no float copy. Embeddings, the head (tied or not),
  *   norms and biases stay as they are: they are small, or their rounding costs the most.
  *
@@ -18,8 +19,8 @@ export type BaseDtype = (typeof baseDtypes)[number];
  */
 export function setBaseDtype(model: Module, dtype: BaseDtype): string[] {
   if (dtype === "int8" || dtype === "int4" || dtype === "nf4") return quantizeLinears(model, dtype);
-  const type = ({ f32: "float32", bf16: "bfloat16", f16: "float16" } as const)[dtype];
-  if (type !== "float32") for (const parameter of model.parameters()) parameter.storage = converted(parameter.storage, type);
+  const constantDtype = ({ f32: undefined, bf16: "bfloat16", f16: "float16" } as const)[dtype];
+  for (const parameter of model.parameters()) if (parameter.shape.length >= 2) parameter.constantDtype = constantDtype;
   return [];
 }
 

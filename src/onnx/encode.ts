@@ -77,7 +77,7 @@ class Encoder {
   readonly #options: EncodeOptions;
   readonly #provider: Provider;
   readonly #names = new Map<Tensor, string>();
-  /** Initializers of variables that are held in a narrower type. */
+  /** Initializers of variables that are held in a narrower type than they compute in. */
   readonly #narrow = new Map<Tensor, ValueInfoProto>();
   readonly #emitted = new Map<emission.EmittedNode, string[]>();
   readonly #literals = new Map<string, string>();
@@ -90,6 +90,10 @@ class Encoder {
   readonly #inputs = new Map<string, Tensor>();
   /** Tensors that a node or a caller reads. */
   readonly #read = new Set<Tensor>();
+  /** Names of values that are the same in every run. */
+  readonly #constant = new Set<string>();
+  /** How many nodes of a graph stand before its others. */
+  readonly #early = new Map<NodeProto[], number>();
   #placement: ReadonlyMap<Node, Graph> = new Map();
   #counter = 0;
 
@@ -140,7 +144,8 @@ class Encoder {
     renameValues(nodes, renamed);
     const fed = [...this.#inputs, ...[...this.#variables].map(([name, v]) => [name, graph.variables.get(v)!] as const)];
     // An initializer that is an input too has a value that may change: ONNX Runtime does not widen it beforehand.
-    const input = [...fed.map(([name, t]) => valueInfo(name, t)), ...this.#narrow.values()];
+    const overridable = this.#options.standalone ? [] : this.#narrow.values();
+    const input = [...fed.map(([name, t]) => valueInfo(name, t)), ...overridable];
     const nodesInOrder = [...this.#prelude, ...nodes];
     const bytes = writeModel({ name: "espalier", node: nodesInOrder, initializer: this.#initializers, input, output }, versions);
     return {
@@ -200,22 +205,41 @@ class Encoder {
       this.#variables.set(name, variable);
       return;
     }
-    const { shape, constantDtype } = variable;
+    const { shape } = variable;
+    const constantDtype = variable.frozen ? variable.constantDtype : undefined;
+    if (constantDtype === "bfloat16" && this.#provider === "webgpu") {
+      throw new EspalierError(
+        "unsupported-dtype",
+        `"${variable.name}" is to be held in bfloat16, which WebGPU does not know: it would be widened on the processor in every run. Hold it in float16 or float32.`,
+      );
+    }
     const dtype = constantDtype ?? variable.dtype;
     if (constantDtype) this.#narrow.set(tensor, { name, dtype, shape });
     else this.#names.set(tensor, name);
     const data = this.#options.external?.(variable, dtype) ?? rawBytes(this.#options.values(variable, dtype));
     this.#initializers.push({ name, dtype, shape, data });
+    this.#constant.add(name);
   }
 
   /**
    * Widens a value for one reader, so that it lives no longer than that takes. ONNX Runtime orders nodes from the outputs backwards, later ones
-   * first: a node that stands before all others runs just before its reader.
+   * first: a node that stands before the others runs just before its reader.
    */
   #widened(narrow: string, dtype: DType, into: NodeProto[]): string {
     const name = this.#unique(`${narrow}/${dtype}`);
-    into.unshift(cast(narrow, name, dtype));
+    this.#putEarly(cast(narrow, name, dtype), into);
+    this.#constant.add(name);
     return name;
+  }
+
+  /**
+   * A node that reads constants only, as when a quantised weight is unpacked: it stands before the others for the reason of {@link #widened}, so that
+   * its result lives from its first reader to its last and not from the beginning.
+   */
+  #putEarly(node: NodeProto, into: NodeProto[]): void {
+    const count = this.#early.get(into) ?? 0;
+    into.splice(count, 0, node);
+    this.#early.set(into, count + 1);
   }
 
   /** The name of the value behind a reference; emits the nodes that compute it. */
@@ -237,6 +261,9 @@ class Encoder {
     if (narrow) {
       const rows = this.#unique(`${name}/${narrow.dtype}`);
       into.push({ opType, domain, name: rows, input, output: [rows], attribute }, cast(rows, name, table.dtype));
+    } else if (input.length > 0 && input.every((i) => this.#constant.has(i)) && !attribute.some((a) => "graph" in a)) {
+      this.#putEarly({ opType, domain, name, input, output, attribute }, into);
+      for (const o of output) this.#constant.add(o);
     } else into.push({ opType, domain, name, input, output, attribute });
     this.#emitted.set(ref.of, output);
     return output[ref.index]!;
@@ -287,6 +314,7 @@ class Encoder {
     const known = key === undefined ? undefined : this.#literals.get(key);
     if (known !== undefined) return known;
     const name = this.#unique("literal");
+    this.#constant.add(name);
     this.#initializers.push({ name, dtype: literal.dtype, shape: literal.shape, data: rawBytes(literal.data) });
     if (key !== undefined) this.#literals.set(key, name);
     return name;

@@ -1,6 +1,7 @@
 import type { InferenceSession, InferenceSessionFactory, Tensor as OrtTensor, TensorConstructor } from "onnxruntime-common";
 import {
   allocate,
+  converted,
   type DType,
   EspalierError,
   elementCount,
@@ -70,7 +71,7 @@ export class Device {
     const { session, model, close } = await this.platform.open(traced, (files) =>
       encode(traced, {
         provider: this.provider,
-        values: (v) => this.platform.load(v.storage, v.dtype),
+        values: (v, dtype) => this.platform.load(v.storage, dtype),
         sentinel: this.platform.copiesOutputs && avoidsCopies(traced),
         ...files,
       }),
@@ -96,7 +97,7 @@ export class Device {
     return result;
   }
 
-  /** The present values of a variable, copied. */
+  /** The present values of a variable, copied. Those of a frozen one are what programs compute with, rounded to its `constantDtype`. */
   read(variable: Variable): HostTensor {
     if (variable.frozen) return this.#stored(variable);
     return hostTensor(variable.dtype, variable.shape, (this.buffers(variable).current.data as TypedArray).slice());
@@ -148,7 +149,9 @@ export class Device {
   }
 
   /** A copy of the values that the variable's storage holds. */
-  #stored({ storage, dtype, shape }: Variable): HostTensor {
+  #stored(variable: Variable): HostTensor {
+    const { dtype, shape, frozen, constantDtype } = variable;
+    const storage = frozen && constantDtype ? converted(variable.storage, constantDtype) : variable.storage;
     const values = this.platform.load(storage, dtype);
     // A storage keeps what it holds in memory; what was read from a file or converted is new.
     const own = storage.dtype !== dtype || storage.kind === "file" || storage.kind === "converted";

@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -189,6 +189,32 @@ describe("weights stored in another float type", () => {
     const v = new Variable("w", { dtype: "float32", shape: [length] }, storage, { frozen: true });
     for (let i = 0; i < 3; i++) expect((await (await device.compile(sumOf(v))).run()).total!.data[0]).toBe(length);
     expect(calls).toBe(1);
+    await device.dispose();
+  });
+});
+
+describe("weights held in a 16-bit type", () => {
+  const path = () => join(place, "w.safetensors");
+  const narrow = (): Storage => {
+    writeSafetensors(path(), { w: { kind: "memory", dtype: "bfloat16", shape: [length], data: new Uint16Array(length).fill(0x3fc0) } });
+    return openSafetensors(path()).tensors.get("w")!;
+  };
+  const held = (storage: Storage, dtype: "bfloat16" | "float16") => {
+    const v = new Variable("w", { dtype: "float32", shape: [length] }, storage, { frozen: true });
+    v.constantDtype = dtype;
+    return v;
+  };
+
+  test("are mapped from the checkpoint where it has that type, else written once", async () => {
+    const device = cpu({ threads: 1 });
+    const mapped = await device.compile(sumOf(held(narrow(), "bfloat16")));
+    expect((await mapped.run()).total!.data[0]).toBe(1.5 * length);
+    const [link] = scratchFiles();
+    expect(statSync(join(place, scratchDirectories()[0]!, link!)).ino).toBe(statSync(path()).ino);
+    const written = await device.compile(sumOf(held(filled(1.001), "bfloat16")));
+    expect((await written.run()).total!.data[0]).toBe(length);
+    const other = scratchFiles().filter((name) => name !== link);
+    expect(other.map((name) => statSync(join(place, scratchDirectories()[0]!, name)).size)).toEqual([2 * length]);
     await device.dispose();
   });
 });

@@ -68,7 +68,7 @@ export class ModelFiles {
       used.add(weights);
       return weights.name;
     };
-    const locate = ({ storage, dtype }: Variable): ExternalLocation | undefined => {
+    const locate = ({ storage }: Variable, dtype: DType): ExternalLocation | undefined => {
       const byteLength = elementCount(storage.shape) * dtypeSize[dtype];
       if (byteLength < inlineBytes) return undefined;
       if (storage.kind !== "file" || storage.dtype !== dtype)

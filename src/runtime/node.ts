@@ -3,6 +3,7 @@ import * as ort from "onnxruntime-node";
 import { needsPackedWeights } from "../ops/index.ts";
 import { Device, type Platform } from "./device.ts";
 import { ModelFiles } from "./model-files.ts";
+import { sessionOptions } from "./session-options.ts";
 import { readStorage } from "./stored-values.ts";
 
 export interface CpuOptions {
@@ -29,22 +30,17 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
     load: readStorage,
     copiesOutputs: provider === "cpu",
     open(traced, encodeWith) {
-      const sessionOptions: ort.InferenceSession.SessionOptions = {
+      const common = sessionOptions(traced);
+      const all: ort.InferenceSession.SessionOptions = {
+        ...common,
         executionProviders,
-        graphOptimizationLevel: "all",
         intraOpNumThreads: options.threads ?? availableParallelism(),
         interOpNumThreads: 1,
-        // What goes wrong is thrown: ONNX Runtime need not print it too.
-        logSeverityLevel: 4,
         ...(options.profile && { enableProfiling: true, profileFilePrefix: options.profile }),
-        extra: {
-          // Prepacking would copy every mapped weight into memory.
-          session: { disable_prepacking: needsPackedWeights(traced) ? "0" : "1" },
-          // Folding would keep what is computed from a frozen weight, such as the float copy of a quantised one; small tables may be kept.
-          optimization: { constant_folding_max_output_size_in_bytes: "65536" },
-        },
+        // Prepacking would copy every mapped weight into memory.
+        extra: { ...common.extra, session: { disable_prepacking: needsPackedWeights(traced) ? "0" : "1" } },
       };
-      return files.open(traced, encodeWith, (path) => ort.InferenceSession.create(path, sessionOptions));
+      return files.open(traced, encodeWith, (path) => ort.InferenceSession.create(path, all));
     },
     dispose: () => files.dispose(),
   };

@@ -2,6 +2,7 @@ import * as ort from "onnxruntime-web/wasm";
 import { EspalierError, valuesOf } from "../graph/index.ts";
 import { Device, type Platform } from "./device.ts";
 import { created } from "./program.ts";
+import { sessionOptions } from "./session-options.ts";
 
 export interface WasmOptions {
   /** Threads of one operator; more than one needs a page that is cross-origin isolated. Default: ONNX Runtime's choice. */
@@ -18,15 +19,9 @@ export function wasm(options: WasmOptions = {}): Device {
       valuesOf(storage, dtype, ({ file }) => {
         throw new EspalierError("no-files", `The browser cannot read ${file}: load the checkpoint into memory first.`);
       }),
-    async open(_traced, encodeWith) {
+    async open(traced, encodeWith) {
       const model = encodeWith();
-      const session = await created(
-        ort.InferenceSession.create(model.bytes, {
-          executionProviders: ["wasm"],
-          graphOptimizationLevel: "all",
-          logSeverityLevel: 4,
-        }),
-      );
+      const session = await created(ort.InferenceSession.create(model.bytes, { ...sessionOptions(traced), executionProviders: ["wasm"] }));
       return { session, model };
     },
   };

@@ -12,6 +12,7 @@ import { causalLanguageModel } from "../../train/objectives.ts";
 import { adamW, oneGroup } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";
+import { modelDirectory } from "../model-directory.ts";
 import { checkLength, integer, list } from "../options.ts";
 import { formatBytes, formatCount, formatPercent, Terminal } from "../terminal.ts";
 
@@ -32,7 +33,7 @@ const usualShareOfPeak = 0.75;
 export function inspectCommand(): Command {
   return new Command("inspect")
     .description("Show a model's size and what a training step would cost, before anything runs.")
-    .option("--model <directory>", "model in the Hugging Face layout (default: the embedded sapling)", defaultModel)
+    .option("--model <model>", "model: a directory, or org/name on the Hugging Face Hub (default: the embedded sapling)", defaultModel)
     .addOption(new Option("--method <name>", "what would be trained").choices(["lora", "none"]).default("lora"))
     .option("--rank <n>", "LoRA rank", integer(1), 8)
     .option("--targets <names>", "Linears to adapt", list, ["all-linear"])
@@ -42,7 +43,7 @@ export function inspectCommand(): Command {
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: InspectFlags) => {
       const terminal = new Terminal();
-      const model = loadCausalLM(flags.model);
+      const model = loadCausalLM(await modelDirectory(flags.model));
       checkLength(flags.maxLength, model, flags.model);
       if (flags.method === "lora")
         applyWeights(model, [
@@ -96,7 +97,7 @@ export function inspectCommand(): Command {
 
 function writeGraph(file: string, traced: ReturnType<typeof traceStep>, terminal: Terminal): void {
   const device = cpu();
-  const { bytes } = encode(traced, { provider: "onnx", values: (variable) => device.platform.load(variable.storage, variable.dtype) });
+  const { bytes } = encode(traced, { provider: "onnx", values: (variable, dtype) => device.platform.load(variable.storage, dtype) });
   try {
     writeFileSync(file, bytes);
   } catch (cause) {
