@@ -4,10 +4,12 @@
  * In the file every tensor is called `base_model.model.<path in the model>`; here names go without that prefix, e.g.
  * `model.layers.0.self_attn.q_proj.lora_A.weight` ([r, in]), `….lora_B.weight` ([out, r]) and, from modules_to_save, `score.weight`.
  */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import type { FileStorage, Storage } from "../graph/storage.ts";
 import { listDirectory, makeDirectory, pytorchMetadata, refusePickle } from "./hf-directory.ts";
+import { parseHubId } from "./hub/hub-id.ts";
 import { readJsonObject, writeJson } from "./json-file.ts";
 import { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig } from "./peft-config.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
@@ -65,11 +67,19 @@ export function readPeftAdapter(directory: string): PeftAdapter<FileStorage> {
  */
 export function writePeftAdapter(directory: string, adapter: { config: PeftConfigInput; tensors: ReadonlyMap<string, Storage> }): void {
   const file = join(directory, weightsName);
-  const config = parsePeftConfig(adapter.config, join(directory, configName));
+  const config = parsePeftConfig(withRevisionApart(adapter.config), join(directory, configName));
   checkPairs(config, adapter.tensors, file);
   makeDirectory(directory);
   writeSafetensors(file, new Map([...adapter.tensors].map(([name, storage]) => [prefix + name, storage])), pytorchMetadata);
   writeJson(join(directory, configName), config);
+}
+
+/** PEFT has a key of its own for the revision of a base model that is named as on the Hub. */
+function withRevisionApart(config: PeftConfigInput): PeftConfigInput {
+  const base = config.base_model_name_or_path ?? "";
+  const id = parseHubId(base);
+  if (id?.revision === undefined || existsSync(base)) return config;
+  return { ...config, base_model_name_or_path: base.slice(0, base.indexOf("@")), revision: id.revision };
 }
 
 /** Every lora_A has its lora_B and both have the rank that the configuration gives them: a wrong scale would go unnoticed otherwise. */

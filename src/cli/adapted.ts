@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { openCheckpoint, readPeftAdapter } from "../checkpoints/index.ts";
+import { openCheckpoint, parseHubId, readPeftAdapter } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
@@ -8,6 +8,7 @@ import type { CausalLM, SequenceClassifier } from "../models/causal-lm.ts";
 import { loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
 import { defaultModel } from "./default-model.ts";
+import { modelDirectory } from "./model-directory.ts";
 import { readTaskRecord, recordFile } from "./task-record.ts";
 
 /** A model ready for use: a base model, with or without an adapter on it. */
@@ -18,14 +19,18 @@ export type Adapted = { tokenizer: Tokenizer; base: string } & (
 
 /** Opens an adapter on its base model (or on `model`). */
 export async function openAdapted(adapter: string, model?: string): Promise<Adapted> {
-  const record = readTaskRecord(adapter);
-  const opened = await open(model ?? baseOf(adapter), record);
-  loadLora(opened.model, adapter);
+  const directory = await modelDirectory(adapter);
+  const record = readTaskRecord(directory);
+  const opened = await open(model === undefined ? await baseOf(directory) : await modelDirectory(model), record);
+  loadLora(opened.model, directory);
   return opened;
 }
 
 /** Opens a model without an adapter; one that was trained or merged into a classifier knows its task. */
-export const openModel = (directory: string): Promise<Adapted> => open(directory, readTaskRecord(directory));
+export async function openModel(model: string): Promise<Adapted> {
+  const directory = await modelDirectory(model);
+  return open(directory, readTaskRecord(directory));
+}
 
 /** Opens what continues texts: an adapter on its base (or on `model`), or a model, which is the embedded one unless told. */
 export async function openLanguageModel(model?: string, adapter?: string): Promise<Extract<Adapted, { kind: "language-modeling" }>> {
@@ -49,13 +54,22 @@ async function open(base: string, record: TaskRecord | undefined): Promise<Adapt
   return { kind: "language-modeling", tokenizer, base, model: loadCausalLM(base), record };
 }
 
-/** Where the base model of an adapter lies, as the adapter names it. */
-export function baseOf(adapter: string): string {
-  const named = readPeftAdapter(adapter).config.base_model_name_or_path;
+/** Where the base model of an adapter lies, as the adapter names it: by a path, or by a name on the Hub and perhaps a revision. */
+export async function baseOf(adapter: string): Promise<string> {
+  const { base_model_name_or_path: named, revision } = readPeftAdapter(adapter).config;
   if (named && existsSync(named)) return named;
   if (named?.endsWith("models/sapling")) return defaultModel; // the embedded model, wherever this package is installed now
-  throw new EspalierError(
-    "no-base",
-    `${adapter}: its base model ${named ? `"${named}" is not a directory here` : "is not named in adapter_config.json"}. Give its directory with --model.`,
-  );
+  if (!named || !parseHubId(named))
+    throw new EspalierError(
+      "no-base",
+      `${adapter}: its base model ${named ? `"${named}" is not a directory here` : "is not named in adapter_config.json"}. Give its directory with --model.`,
+    );
+  try {
+    return await modelDirectory(typeof revision === "string" ? `${named}@${revision}` : named);
+  } catch (error) {
+    if (!(error instanceof EspalierError)) throw error;
+    throw new EspalierError(error.code, `${adapter}: its base model cannot be had. ${error.message} Or give its directory with --model.`, {
+      cause: error,
+    });
+  }
 }

@@ -1,4 +1,4 @@
-import { MultiBar, Presets, type SingleBar } from "cli-progress";
+import { MultiBar, Presets, type SingleBar, type ValueFormatter } from "cli-progress";
 
 /** What the command prints to: lines, progress, and the one JSON object of `--json`. */
 export class Terminal {
@@ -29,12 +29,12 @@ export class Terminal {
     this.#out.write(`${JSON.stringify(result)}\n`);
   }
 
-  /** A progress bar on a terminal; elsewhere a plain line now and then. */
-  progress(label: string, total: number): Progress {
-    return this.#interactive ? this.#bar(label, total) : this.#lines(label, total);
+  /** A progress bar on a terminal; elsewhere a plain line now and then. `show` puts amounts into words, bytes say. */
+  progress(label: string, total: number, show: (amount: number) => string = String): Progress {
+    return this.#interactive ? this.#bar(label, total, show) : this.#lines(label, total, show);
   }
 
-  #bar(label: string, total: number): Progress {
+  #bar(label: string, total: number, show: (amount: number) => string): Progress {
     this.#bars ??= new MultiBar(
       {
         stream: this.#out, // one stream for bar and lines, or they would tear each other apart
@@ -46,7 +46,8 @@ export class Terminal {
       },
       Presets.shades_classic,
     );
-    const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" });
+    const formatValue: ValueFormatter = (value, _, type) => (type === "value" || type === "total" ? show(value) : String(value));
+    const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" }, { formatValue });
     return {
       update: (value, details, newTotal) => {
         if (newTotal !== undefined) bar.setTotal(newTotal);
@@ -70,14 +71,14 @@ export class Terminal {
     if (this.#interactive) this.#out.write("\u001b[?25h");
   }
 
-  #lines(label: string, total: number): Progress {
+  #lines(label: string, total: number, show: (amount: number) => string): Progress {
     let printedAt = 0;
     return {
       update: (value, details, newTotal = total) => {
         const now = Date.now();
         if (value < newTotal && now - printedAt < 10_000) return;
         printedAt = now;
-        this.line(`${label} ${value}/${newTotal}  ${details}`);
+        this.line(`${label} ${show(value)}/${show(newTotal)}  ${details}`);
       },
       stop() {},
     };

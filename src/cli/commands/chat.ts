@@ -21,8 +21,15 @@ interface ChatFlags extends SamplingFlags {
 export function chatCommand(): Command {
   const command = new Command("chat")
     .description("Talk with a model; lines of standard input are messages and commands.")
-    .option("--model <directory>", "base model (default: the first adapter's own, or the embedded sapling)")
-    .option("--adapter <name=directory>", "adapter to talk with; may be given several times, /adapter switches", addAdapter)
+    .option(
+      "--model <model>",
+      "base model, a directory or org/name on the Hugging Face Hub (default: the first adapter's own, or the embedded sapling)",
+    )
+    .option(
+      "--adapter <name=directory>",
+      "adapter (directory, or org/name on the Hub) to talk with; may be given several times, /adapter switches",
+      addAdapter,
+    )
     .option("--system <text>", "what the system says before all else")
     .addOption(chatFormatOption());
   return addSamplingOptions(command, 512).option("--json", "print the conversation as one JSON object in the last line").action(runChat);

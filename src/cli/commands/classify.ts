@@ -17,8 +17,11 @@ export function classifyCommand(): Command {
   return new Command("classify")
     .description("Label files with a trained classifier: .eml is read as an e-mail, anything else as text.")
     .argument("<files...>", "files to label")
-    .option("--adapter <directory>", "adapter that espalier train saved")
-    .option("--model <directory>", "base model (default: the adapter's own), or without --adapter a whole classifier")
+    .option("--adapter <adapter>", "adapter that espalier train saved: a directory, or org/name on the Hub")
+    .option(
+      "--model <model>",
+      "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole classifier",
+    )
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (files: string[], flags: ClassifyFlags, command: Command) => {
       const terminal = new Terminal();

@@ -29,8 +29,11 @@ export function evalCommand(): Command {
   return new Command("eval")
     .description("Measure a model, or a model with an adapter, on data.")
     .requiredOption("--data <file>", "data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
-    .option("--model <directory>", "base model (default: the adapter's own, or the embedded sapling)")
-    .option("--adapter <directory>", "adapter that espalier train saved")
+    .option(
+      "--model <model>",
+      "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
+    )
+    .option("--adapter <adapter>", "adapter that espalier train saved: a directory, or org/name on the Hub")
     .option("--text-column <name>", "column or key of the text (default: text)")
     .option("--label-column <name>", "column or key of the label (default: label)")
     .option("--batch-size <n>", "sequences per batch", integer(1), 16)

@@ -18,8 +18,11 @@ export function generateCommand(): Command {
   const command = new Command("generate")
     .description("Continue a text with a model, or a model with an adapter.")
     .requiredOption("--prompt <text>", "the text to continue; @file reads it from a file")
-    .option("--model <directory>", "base model (default: the adapter's own, or the embedded sapling)")
-    .option("--adapter <directory>", "adapter of a language model");
+    .option(
+      "--model <model>",
+      "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
+    )
+    .option("--adapter <adapter>", "adapter of a language model: a directory, or org/name on the Hub");
   return addSamplingOptions(command, 128)
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: GenerateFlags) => {

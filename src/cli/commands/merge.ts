@@ -21,9 +21,9 @@ interface MergeFlags {
 export function mergeCommand(): Command {
   return new Command("merge")
     .description("Add an adapter to its base model's weights and save the result as a model of its own.")
-    .requiredOption("--adapter <directory>", "adapter to merge")
+    .requiredOption("--adapter <adapter>", "adapter to merge: a directory, or org/name on the Hub")
     .requiredOption("--output <directory>", "where the merged model goes")
-    .option("--model <directory>", "base model (default: the adapter's own)")
+    .option("--model <model>", "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own)")
     .addOption(new Option("--dtype <type>", "type of the weights; bf16 rounds small updates away").choices(["f32", "bf16"]).default("f32"))
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: MergeFlags) => {

@@ -16,6 +16,7 @@ import { train } from "../../train/trainer.ts";
 import { chatFormatOption } from "../chat-format.ts";
 import { defaultModel } from "../default-model.ts";
 import { fingerprints } from "../fingerprints.ts";
+import { modelDirectory } from "../model-directory.ts";
 import { integer, list, number } from "../options.ts";
 import { checkWritable, chooseRun, prepareRun } from "../run-choice.ts";
 import { Interrupted, type Interruption, interruption } from "../signals.ts";
@@ -85,7 +86,7 @@ export function trainCommand(): Command {
   return new Command("train")
     .description("Adapt a pre-trained model to your data.")
     .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
-    .option("--model <directory>", "base model in the Hugging Face layout (default: the embedded sapling)", defaultModel)
+    .option("--model <model>", "base model: a directory, or a name on the Hugging Face Hub (default: the embedded sapling)", defaultModel)
     .addOption(
       new Option("--base-dtype <type>", "how the frozen base is kept; int8 is the fastest, int4 and nf4 the smallest")
         .choices([...baseDtypes])
@@ -144,24 +145,27 @@ export function parseTrainFlags(args: readonly string[]): TrainFlags {
 
 /** The whole of `espalier train`. */
 export async function runTrain(flags: TrainFlags, terminal: Terminal): Promise<TrainSummary> {
+  chooseRun(flags); // a run that must stay is told of before a download
+  const directory = await modelDirectory(flags.model);
   const interrupt = interruption(() => {
     terminal.line("Stopping after this step; what was trained is saved. Press Ctrl-C again to stop at once.");
     terminal.showCursor();
   });
   try {
-    return await trainAndMeasure(flags, terminal, interrupt);
+    return await trainAndMeasure(flags, directory, terminal, interrupt);
   } finally {
     interrupt.dispose();
     terminal.stopProgress();
   }
 }
 
-async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt: Interruption): Promise<TrainSummary> {
+async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: Terminal, interrupt: Interruption): Promise<TrainSummary> {
   const started = Date.now();
   checkBaseDtype(flags);
   const run = chooseRun(flags);
+  const local = { ...flags, model: directory };
   const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
-  const { task, majority } = await prepareTask(flags, device, terminal);
+  const { task, majority } = await prepareTask(local, device, terminal);
   const { model } = task;
   const methods = flags.method === "lora" ? [loraOf(flags)] : [];
   const quantized = quantizedElements(model);
@@ -173,8 +177,8 @@ async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt:
   for (const note of task.notes) terminal.line(note);
 
   checkWritable(run);
-  const sha256 = fingerprints(flags);
-  const resume = prepareRun(run, flags, sha256);
+  const sha256 = fingerprints(local);
+  const resume = prepareRun(run, local, sha256);
   if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
   const before = await evaluate(task, "base", terminal, interrupt);
   const perEpoch = Math.max(1, Math.floor(task.train.batchesPerEpoch / flags.accumulate));
@@ -218,7 +222,7 @@ async function trainAndMeasure(flags: TrainFlags, terminal: Terminal, interrupt:
     throw new Interrupted();
   }
 
-  const saved = save(run, task, methods, flags.model);
+  const saved = save(run, task, methods, flags.model, local.model);
   terminal.line(`Saved ${saved} (${formatDuration((Date.now() - started) / 1000)} in all).`);
   const after = await evaluate(task, "adapted", terminal, interrupt);
   new RunDirectory(run).logEvaluation(result.steps, after);
@@ -261,12 +265,12 @@ const quantizedElements = (model: Module): number =>
   [...model.namedModules()].reduce((n, [, m]) => n + (m instanceof QuantizedLinear ? m.inFeatures * m.outFeatures : 0), 0);
 
 /** Saves what was trained into `adapter/`, or the whole model into `trained-model/` when no method has a format of its own. Returns the directory. */
-function save(run: string, { model, record }: Task, methods: readonly Method[], base: string): string {
+function save(run: string, { model, record }: Task, methods: readonly Method[], base: string, source: string): string {
   const adapted = methods.some((method) => method.save);
   const directory = join(run, adapted ? "adapter" : "trained-model");
   const context = { model, base, parameters: model.trainableParameters() };
   for (const method of methods) method.save?.(directory, context);
-  if (!adapted) saveModel(directory, model, { source: base, ...(record.task === "classification" && { labels: record.labels }) });
+  if (!adapted) saveModel(directory, model, { source, ...(record.task === "classification" && { labels: record.labels }) });
   writeJson(join(directory, recordFile), record);
   return directory;
 }
