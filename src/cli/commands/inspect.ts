@@ -13,7 +13,6 @@ import { adamW, oneGroup } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";
 import { modelDirectory } from "../model-directory.ts";
-import { modelDirectory } from "../model-directory.ts";
 import { checkLength, integer, list } from "../options.ts";
 import { formatBytes, formatCount, formatPercent, Terminal } from "../terminal.ts";
 
