@@ -1,5 +1,8 @@
+import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { grad } from "../autodiff/index.ts";
 import { Random, type Storage, trace } from "../graph/index.ts";
+import { mul, sum } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { normal, zeros } from "./initializers.ts";
@@ -10,10 +13,11 @@ import { type FloatStream, QuantizedLinear } from "./quantized-linear.ts";
 
 const device = cpu({ threads: 1 });
 
-/** In parts of 7 elements, so that no row is a part. */
+/** Small values in parts of 7 elements, so that no row is a part. */
 const stream: FloatStream = (storage, take) => {
   const data = (storage.kind === "lazy" ? storage.load() : (storage as { data: Float32Array }).data) as Float32Array;
-  for (let i = 0; i < data.length; i += 7) take(data.subarray(i, i + 7));
+  const part = data.length > 1e6 ? data.length : 7;
+  for (let i = 0; i < data.length; i += part) take(data.subarray(i, i + part));
 };
 
 function linearOf(weight: number[], [outputs, inputs]: [number, number], layout: LinearLayout = "out-in"): Linear {
@@ -104,4 +108,34 @@ describe("the layer", () => {
     expect(await outputs(layer, rows)).toEqual(await outputs(new QuantizedLinear(linearOf(weight, [24, 64]), "int8", stream), rows));
     expect(loads).toBe(1);
   });
+});
+
+describe("memory", () => {
+  const [width, layers] = [1024, 24];
+  const anonymous = () => Number(/RssAnon:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) * 1024;
+  const values = Float32Array.from({ length: width * width }, (_, i) => ((i * 7919) % 1000) / 1e5 - 0.005);
+
+  // Folded or unpacked ahead of time, the weights would take one to three times their size as floats; one at a time takes tens of megabytes.
+  for (const dtype of ["int8", "int4", "nf4"] as const)
+    test.skipIf(!existsSync("/proc/self/status"))(`${dtype}: forward and backward keep no float copy of the weights`, async () => {
+      const stack = Array.from({ length: layers }, (_, i) => {
+        const linear = new Linear(width, width, { init: zeros }).freeze().assignNames();
+        linear.weight.name = `layers.${i}.weight`;
+        linear.weight.storage = { kind: "lazy", dtype: "float32", shape: [width, width], load: () => values };
+        return new QuantizedLinear(linear, dtype, stream);
+      });
+      const x = hostTensor("float32", [2, width], new Float32Array(2 * width).fill(1));
+      const before = anonymous();
+      const program = await device.compile(
+        trace({ x }, (i) => {
+          const y = stack.reduce((h, layer) => layer.forward(h), i.x);
+          return { dx: grad(sum(mul(y, y)), [i.x])[0]! };
+        }),
+      );
+      await program.run({ x });
+      await program.run({ x });
+      const grown = anonymous() - before;
+      await program.dispose();
+      expect(grown).toBeLessThan(layers * width * width * 4 * (dtype === "int8" ? 0.5 : 0.9));
+    });
 });
