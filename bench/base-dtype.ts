@@ -52,7 +52,7 @@ async function compare(reference: Step, step: Step, repeats: number) {
     bestStepSeconds: round(Math.min(...seconds), 3),
     timesAsFastAsF32: round(median(ratios), 2),
     // On a machine with other programs the processor's own time is the steadier measure.
-    processorTimeOfF32: round(median(work), 2),
+    processorTimeRatio: round(median(work), 2),
   };
 }
 
