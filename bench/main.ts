@@ -3,6 +3,7 @@ import { Command } from "commander";
 import { benchBaseDtype } from "./base-dtype.ts";
 import { benchBaseDtypeQuality } from "./base-dtype-quality.ts";
 import { benchDecode } from "./decode.ts";
+import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
 import { benchStep, type StepBenchOptions } from "./step.ts";
@@ -33,9 +34,13 @@ const benches: Record<string, { summary: string; run(flags: Flags): Promise<Reco
   },
   "base-dtype-quality": {
     summary: "bits per byte and a short LoRA run of sapling by the way its base is kept",
-    run: (f) => benchBaseDtypeQuality({ smoke: f.smoke ?? false, steps: 150 }),
+    run: (f) => benchBaseDtypeQuality({ smoke: f.smoke ?? false, steps: 100 }),
   },
   "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
+  "first-token": {
+    summary: "from a checkpoint of SmolLM2-135M's shape to the first token: time and memory by how its weights are stored",
+    run: (f) => benchFirstToken({ smoke: f.smoke ?? false, repeats: Math.min(5, Number(f.repeats)), peer: f.peer }),
+  },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
 };
 
@@ -48,7 +53,7 @@ for (const [name, bench] of Object.entries(benches)) {
     .option("--smoke", "a small shape that only shows that the bench runs")
     .option("--repeats <n>", "timed repetitions", "15")
     .option("--profile <prefix>", "write a per-operator trace of ONNX Runtime")
-    .option("--peer", "steps with LoRA: run the step in PyTorch and PEFT too, where Python has them")
+    .option("--peer", "steps with LoRA and first-token: measure PyTorch too, where Python has it")
     .action(async (flags: Flags) => {
       const figures = await bench.run(flags);
       if (flags.json) console.log(JSON.stringify({ bench: name, ...figures, machine: machine() }));

@@ -16,7 +16,15 @@ const ways: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** The Python to ask: `ESPALIER_PYTHON`, or the one on the path. */
-const python = process.env.ESPALIER_PYTHON ?? "python3";
+export const python = process.env.ESPALIER_PYTHON ?? "python3";
+
+/** Why no comparison is made, where Python lacks one of these modules. */
+export function missingFromPython(modules: string): string | undefined {
+  const probe = spawnSync(python, ["-c", `import ${modules}`], { encoding: "utf8" });
+  if (probe.status === 0) return undefined;
+  const reason = probe.error?.message ?? probe.stderr.trim().split("\n").at(-1);
+  return `absent: ${python} lacks one of ${modules} (${reason}); ESPALIER_PYTHON names another Python`;
+}
 
 /**
  * The same training step in PyTorch, transformers and PEFT, in a process of its own, and how ours stands to it. Where no Python has them, the answer
@@ -26,11 +34,8 @@ export function comparePeer(
   options: { layers: number; vocabulary: number; batch: number; time: number; repeats: number },
   ours: { stepSeconds: number; bestStepSeconds: number; peakMemoryMB: number },
 ): Record<string, unknown> {
-  const probe = spawnSync(python, ["-c", "import torch, transformers, peft"], { encoding: "utf8" });
-  if (probe.status !== 0) {
-    const reason = probe.error?.message ?? probe.stderr.trim().split("\n").at(-1);
-    return { peer: `absent: ${python} has no torch, transformers and peft (${reason}); ESPALIER_PYTHON names another Python` };
-  }
+  const missing = missingFromPython("torch, transformers, peft");
+  if (missing) return { peer: missing };
   const numbers = Object.entries(options).flatMap(([name, value]) => [`--${name}`, String(value)]);
   const compared = Object.entries(ways).map(([way, flags]) => {
     const run = spawnSync(python, ["bench/peer/smollm2_lora.py", ...numbers, ...flags], { encoding: "utf8" });
