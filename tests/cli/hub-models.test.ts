@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "no
 import { join } from "node:path";
 import { expect, test, vi } from "vitest";
 import { ownHome } from "../hub/environment.ts";
-import { HubServer } from "../hub/hub-server.ts";
+import { HubServer, sha256 } from "../hub/hub-server.ts";
 import { espalier, refusal, scratch, startEspalier, summary } from "./command.ts";
 import { writeLabelled, writeText, writeTinyModel } from "./tiny-model.ts";
 
@@ -92,6 +92,18 @@ test("Ctrl-C stops a download; the next command goes on from there", async () =>
   hub.served.length = 0;
   expect((await espalier("inspect", "--model", "org/tiny", "--max-length", "32")).code).toBe(0);
   expect(hub.bodies.filter(({ server }) => server === "storage").map(({ range }) => range)).toContain("bytes=20000-");
+});
+
+test("two commands that want the same model at once download it once", async () => {
+  const hub = await start();
+  hub.faults = { breaks: [20_000] }; // whoever comes second finds it locked
+  const commands = [0, 1].map(() => startEspalier(["inspect", "--model", "org/tiny", "--max-length", "32"]));
+  for (const { done } of commands) expect((await done).code).toBe(0);
+  const size = readFileSync(join(tiny, "model.safetensors")).length;
+  const weights = hub.bodies.filter(
+    ({ server, path }) => server === "storage" && path.endsWith(sha256(readFileSync(join(tiny, "model.safetensors")))),
+  );
+  expect(weights.reduce((sum, { bytes }) => sum + bytes, 0)).toBe(size);
 });
 
 /** The largest file that is still under way. */

@@ -52,6 +52,10 @@ export interface Faults {
 
 export class HubServer {
   readonly repos = new Map<string, HostedRepo>();
+  /** New names by old ones: requests for the old are redirected. */
+  readonly renamed = new Map<string, string>();
+  /** Files listed at a time; the rest is linked to. */
+  pageSize = 1000;
   readonly served: Served[] = [];
   faults: Faults = {};
   /** The one token that is accepted, and that may read what is gated or private. */
@@ -130,6 +134,8 @@ export class HubServer {
       const status = this.faults.apiStatuses?.shift();
       if (status !== undefined) return refuse(response, status, "", "out of order");
     }
+    const newName = this.renamed.get(name);
+    if (newName !== undefined) return response.writeHead(307, { location: request.url!.replace(name, newName) }).end();
     const given = request.headers.authorization;
     if (given !== undefined && given !== `Bearer ${this.token}`)
       return refuse(response, 401, "", "Invalid credentials in Authorization header");
@@ -144,17 +150,7 @@ export class HubServer {
       return this.#resolve(repo, resolve[3]!, request, response, entry);
     }
     if (repo.gated && !allowed) return refuse(response, 401, "GatedRepo", "Access to model is restricted.");
-    if (api?.[2] === "tree")
-      return json(
-        response,
-        [...repo.files].map(([path, { bytes, large }]) => ({
-          type: "file",
-          path,
-          size: bytes.length,
-          oid: gitBlob(bytes),
-          ...(large && { lfs: { oid: sha256(bytes), size: bytes.length, pointerSize: 130 } }),
-        })),
-      );
+    if (api?.[2] === "tree") return this.#list(repo, new URL(request.url!, this.endpoint), response);
     const siblings = [...repo.files.keys()].map((rfilename) => ({ rfilename }));
     return json(response, {
       _id: "0",
@@ -167,6 +163,23 @@ export class HubServer {
       lastModified: "2024-01-01T00:00:00.000Z",
       siblings,
     });
+  }
+
+  #list({ files }: HostedRepo, url: URL, response: ServerResponse): unknown {
+    const start = Number(url.searchParams.get("cursor") ?? 0);
+    const end = start + this.pageSize;
+    if (end < files.size) {
+      url.searchParams.set("cursor", String(end));
+      response.setHeader("link", `<${url.href}>; rel="next"`);
+    }
+    const entries = [...files].map(([path, { bytes, large }]) => ({
+      type: "file",
+      path,
+      size: bytes.length,
+      oid: gitBlob(bytes),
+      ...(large && { lfs: { oid: sha256(bytes), size: bytes.length, pointerSize: 130 } }),
+    }));
+    return json(response, entries.slice(start, end));
   }
 
   #resolve(repo: HostedRepo, name: string, request: IncomingMessage, response: ServerResponse, entry: Served): unknown {

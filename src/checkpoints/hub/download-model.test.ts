@@ -95,6 +95,46 @@ test("an old name without an organisation", async () => {
   expect(dirname(dirname(await downloadModel("tiny")))).toBe(join(home.directory, "hub", "models--tiny"));
 });
 
+test("a repository that was renamed, with more files than the Hub lists at a time", async () => {
+  const hub = await start();
+  hub.host("org/new", model);
+  hub.renamed.set("org/tiny", "org/new");
+  hub.pageSize = 2;
+  expect(readdirSync(await downloadModel("org/tiny")).sort()).toEqual(wanted);
+  expect(hub.served.filter(({ path, status }) => path.includes("/tree/") && status === 200)).toHaveLength(3);
+});
+
+test("what huggingface_hub laid down is read, and only what it left out is fetched", async () => {
+  const hub = await start();
+  const { commit } = hub.host("org/tiny", model);
+  // As huggingface_hub 2.4 does for AutoModel.from_pretrained; it keeps the bytes of some files once for all repositories.
+  const write = (path: string, content: string | Buffer) => {
+    mkdirSync(dirname(join(home.directory, "hub", path)), { recursive: true });
+    writeFileSync(join(home.directory, "hub", path), content);
+  };
+  const link = (path: string, target: string) => {
+    mkdirSync(dirname(join(home.directory, "hub", path)), { recursive: true });
+    symlinkSync(target, join(home.directory, "hub", path));
+  };
+  const repo = "models--org--tiny";
+  write("CACHEDIR.TAG", "");
+  write(`.locks/${repo}/${sha256(weights)}.lock`, "");
+  write(`${repo}/refs/main`, commit);
+  write(`${repo}/trees/${commit}.json`, "{}");
+  write(`${repo}/blobs/${gitBlob(model["config.json"])}`, model["config.json"]);
+  link(`${repo}/snapshots/${commit}/config.json`, `../../blobs/${gitBlob(model["config.json"])}`);
+  write("blobs/ab/abcd", weights);
+  link(`${repo}/blobs/${sha256(weights)}`, "../../blobs/ab/abcd");
+  link(`${repo}/snapshots/${commit}/model.safetensors`, `../../blobs/${sha256(weights)}`);
+
+  vi.stubEnv("HF_HUB_OFFLINE", "1");
+  const directory = await downloadModel("org/tiny");
+  expect(openCheckpoint(directory).tensors.size).toBeGreaterThan(10);
+  vi.stubEnv("HF_HUB_OFFLINE", undefined);
+  expect(await downloadModel("org/tiny")).toBe(directory);
+  expect(hub.bodies.map(({ path }) => path.split("/").at(-1)).sort()).toEqual(["LICENSE", "generation_config.json", "tokenizer.json"]);
+});
+
 test("progress adds up to the bytes of all files that had to be fetched", async () => {
   const hub = await start();
   hub.host("org/tiny", model);
