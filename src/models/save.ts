@@ -7,7 +7,7 @@ import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
 
 export interface SaveModelOptions {
-  /** What the model was loaded from: its configuration is kept, unknown keys included, and its tokenizer (a GGUF file's too) and licence are copied. */
+  /** What the model was loaded from: its configuration is kept, unknown keys included; tokenizer (a GGUF file's too), processor and licence are copied. */
   source?: string;
   /** Element type of the weights. bf16 takes half the space and rounds to 8 bits of mantissa. Default f32. */
   dtype?: "f32" | "bf16";
@@ -19,7 +19,7 @@ export interface SaveModelOptions {
 export type SaveableModel = Module & { readonly architecture: string; readonly config: Readonly<Record<string, unknown>> };
 
 const copied =
-  /^(tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json|licen[cs]e.*)$/i;
+  /^(tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json|(pre)?processor_config\.json|licen[cs]e.*)$/i;
 
 /**
  * Saves the values that the parameters hold (`parameter.storage`; what a device trained must be persisted first) as model.safetensors, with
