@@ -1,6 +1,6 @@
 /** What the rest of the house knows of a decoder language model, whatever its family. */
 import { atPath, EspalierError, type Tensor } from "../graph/index.ts";
-import { type DecoderInputs, type DecoderOutputs, type Embedding, type Layer, Module } from "../nn/index.ts";
+import { type DecoderInputs, type DecoderOutputs, type EmbeddingLayer, type Layer, Module } from "../nn/index.ts";
 import { linear } from "../ops/index.ts";
 
 /** The fields of `config.json` that every language model has; a family's own schema adds its own. */
@@ -13,8 +13,13 @@ export interface LanguageModelConfig {
 /** A decoder without a head: token ids → hidden states. */
 export abstract class DecoderModel extends Module {
   /** The input embedding. */
-  abstract get embedding(): Embedding;
+  abstract get embedding(): EmbeddingLayer;
   abstract override forward(inputs: DecoderInputs): DecoderOutputs;
+
+  /** Places of the context that are taken before the first token, as by a learnt prompt. */
+  get virtualTokens(): number {
+    return 0;
+  }
 
   /** [batch, time, hidden] of `ids`, or the given `embeddings`. */
   protected embed({ ids, embeddings }: DecoderInputs): Tensor {
@@ -35,13 +40,27 @@ export abstract class CausalLM extends Module {
   /** The output head; undefined where the embedding serves as the head. */
   abstract get head(): Layer | undefined;
 
+  /** Path of the output head, also where there is none of its own. */
+  get headPath(): string {
+    return "lm_head";
+  }
+
+  /**
+   * Gives the model a head of its own, with the values that the embedding has now: what changes one of them from here on leaves the other.
+   * Returns how the two are tied again. A model that has a head of its own stays as it is.
+   */
+  untieHead(): () => void {
+    if (this.head) return () => {};
+    throw new EspalierError("cannot-untie", `The head of ${this.architecture} cannot be untied from its embedding.`);
+  }
+
   forward(inputs: DecoderInputs): DecoderOutputs {
     return this.decoder.forward(inputs);
   }
 
   /** hidden [..., width] → [..., vocabulary]. */
   logits(hidden: Tensor): Tensor {
-    return this.head ? this.head.forward(hidden) : atPath("lm_head", () => linear(hidden, this.decoder.embedding.weight.value));
+    return this.head ? this.head.forward(hidden) : atPath("lm_head", () => linear(hidden, this.decoder.embedding.table));
   }
 }
 

@@ -1,6 +1,6 @@
 /** Heads on a decoder, the same for every family: what differs is the decoder, and what the fields are called. */
 import { type Dim, mulDims, Random, type Tensor } from "../graph/index.ts";
-import { type Initializer, type Layer, Linear, normal } from "../nn/index.ts";
+import { type Initializer, type Layer, Linear, normal, zeros } from "../nn/index.ts";
 import { add, dimension, gather, mul, range, reshape, softcap, sub } from "../ops/index.ts";
 import { CausalLM, type DecoderModel, type LanguageModelConfig, SequenceClassifier } from "./causal-lm.ts";
 import type { Family } from "./family.ts";
@@ -33,8 +33,8 @@ const nameOf = <C extends LanguageModelConfig>({ name }: DecoderFamilyOptions<C>
 export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelConfig> extends CausalLM {
   readonly architecture: string;
   readonly config: C;
-  readonly contextLength: number;
   readonly softcap: number | undefined;
+  readonly #contextLength: number;
   readonly #prefix: string;
   readonly #headName: string;
 
@@ -42,7 +42,7 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
     super();
     this.architecture = `${nameOf(options, config)}ForCausalLM`;
     this.config = config;
-    this.contextLength = options.contextLength(config);
+    this.#contextLength = options.contextLength(config);
     this.softcap = options.softcap?.(config);
     this.#prefix = options.prefix;
     this.#headName = options.headName ?? "lm_head";
@@ -59,8 +59,31 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
     return (this as unknown as Record<string, DecoderModel>)[this.#prefix]!;
   }
 
+  get contextLength(): number {
+    return this.#contextLength - this.decoder.virtualTokens;
+  }
+
   get head(): Layer | undefined {
     return (this as unknown as Record<string, Layer | undefined>)[this.#headName];
+  }
+
+  override get headPath(): string {
+    return this.#headName;
+  }
+
+  override untieHead(): () => void {
+    if (this.head) return () => {};
+    const { weight } = this.decoder.embedding;
+    const [vocabulary, width] = weight.shape as [number, number];
+    const head = new Linear(width, vocabulary, { init: zeros });
+    head.weight.storage = weight.storage;
+    head.weight.frozen = weight.frozen;
+    Object.assign(this, { [this.#headName]: head });
+    this.assignNames();
+    return () => {
+      delete (this as unknown as Record<string, unknown>)[this.#headName];
+      this.assignNames();
+    };
   }
 
   override logits(hidden: Tensor): Tensor {
@@ -73,7 +96,7 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
 export class DecoderForSequenceClassification<C extends LanguageModelConfig = LanguageModelConfig> extends SequenceClassifier {
   readonly architecture: string;
   readonly config: C;
-  readonly contextLength: number;
+  readonly #contextLength: number;
   declare readonly score: Layer;
   readonly #prefix: string;
 
@@ -81,7 +104,7 @@ export class DecoderForSequenceClassification<C extends LanguageModelConfig = La
     super();
     this.architecture = `${nameOf(options, config)}ForSequenceClassification`;
     this.config = config;
-    this.contextLength = options.contextLength(config);
+    this.#contextLength = options.contextLength(config);
     this.#prefix = options.prefix;
     const init = normal(new Random(seed), options.deviation(config));
     const decoder = options.decoder(config, init);
@@ -92,6 +115,10 @@ export class DecoderForSequenceClassification<C extends LanguageModelConfig = La
 
   get decoder(): DecoderModel {
     return (this as unknown as Record<string, DecoderModel>)[this.#prefix]!;
+  }
+
+  get contextLength(): number {
+    return this.#contextLength - this.decoder.virtualTokens;
   }
 
   get head(): Layer {

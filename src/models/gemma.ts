@@ -23,7 +23,7 @@ import {
   type Rotary,
   runLayers,
 } from "../nn/index.ts";
-import { add, mul } from "../ops/index.ts";
+import { add } from "../ops/index.ts";
 import { DecoderModel } from "./causal-lm.ts";
 import { decoderFamily } from "./decoder-family.ts";
 import { llamaConfigSchema } from "./llama.ts";
@@ -120,21 +120,15 @@ class GemmaDecoderLayer extends Module {
   }
 }
 
-/** Rows of the table times √width: the head, which is the same table, is not scaled. */
-class ScaledEmbedding extends Embedding {
-  override forward(ids: Tensor): Tensor {
-    return mul(super.forward(ids), Math.sqrt(this.weight.shape[1]!));
-  }
-}
-
 class GemmaModel extends DecoderModel {
-  readonly embed_tokens: ScaledEmbedding;
+  readonly embed_tokens: Embedding;
   readonly layers: GemmaDecoderLayer[];
   readonly norm: RMSNorm;
 
   constructor(config: GemmaConfig, init: Initializer) {
     super();
-    this.embed_tokens = new ScaledEmbedding(config.vocab_size, config.hidden_size, { init });
+    // The head, which is the same table, is not scaled.
+    this.embed_tokens = new Embedding(config.vocab_size, config.hidden_size, { init, scale: Math.sqrt(config.hidden_size) });
     const rotary = (kind: z.output<typeof layerKinds>) => rotaryOf(ropeConfig(config), config.head_dim, ropeOf(config, kind));
     const rotaries = { sliding_attention: rotary("sliding_attention"), full_attention: rotary("full_attention") };
     this.layers = Array.from(

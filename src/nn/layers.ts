@@ -1,5 +1,5 @@
 import type { Tensor, TypedArray, Variable } from "../graph/index.ts";
-import { add, embedding, layerNorm, linear, matmul, rmsNorm } from "../ops/index.ts";
+import { add, embedding, layerNorm, linear, matmul, mul, rmsNorm } from "../ops/index.ts";
 import { type Initializer, ones, zeros } from "./initializers.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -58,17 +58,34 @@ export class Linear extends LinearLayer {
   }
 }
 
-/** Rows of a table. `weight` [vocabulary, width]; int64 ids [...] → [..., width]. */
+/** What an {@link Embedding} is, and what may stand in its place. */
+export type EmbeddingLayer = Module & {
+  /** [vocabulary, width]. */
+  readonly weight: Parameter;
+  /** The rows as a head that shares them reads them, [vocabulary, width]. */
+  readonly table: Tensor;
+  /** Factor on the rows that are looked up. */
+  readonly scale: number;
+  forward(ids: Tensor): Tensor;
+};
+
+/** Rows of a table, times `scale`. `weight` [vocabulary, width]; int64 ids [...] → [..., width]. */
 export class Embedding extends Module {
   readonly weight: Parameter;
+  readonly scale: number;
 
-  constructor(vocabulary: number, width: number, options: { init: Initializer }) {
+  constructor(vocabulary: number, width: number, options: { init: Initializer; scale?: number }) {
     super();
     this.weight = new Parameter([vocabulary, width], () => options.init([vocabulary, width]));
+    this.scale = options.scale ?? 1;
+  }
+
+  get table(): Tensor {
+    return this.weight.value;
   }
 
   forward(ids: Tensor): Tensor {
-    return embedding(ids, this.weight.value);
+    return mul(embedding(ids, this.weight.value), this.scale);
   }
 }
 

@@ -38,9 +38,17 @@ export abstract class Module {
     return this.#path;
   }
 
+  /** The module in whose place this one stands and on which it builds, as an adapter does: that one's children count as this one's own. */
+  get standsOn(): Module | undefined {
+    return undefined;
+  }
+
   /** Modules and parameters held by the fields, in the order of their declaration. Arrays count their elements. */
   *children(): Generator<[name: string, child: Child]> {
+    const below = this.standsOn;
+    if (below) yield* below.children();
     for (const [name, value] of Object.entries(this)) {
+      if (value === below) continue;
       if (value instanceof Module || value instanceof Parameter) yield [name, value];
       else if (Array.isArray(value))
         for (const [i, item] of value.entries()) if (item instanceof Module || item instanceof Parameter) yield [`${name}.${i}`, item];
@@ -102,11 +110,18 @@ export abstract class Module {
     const parts = path.split(".");
     const last = parts.pop()!;
     let holder: unknown = this;
-    for (const part of parts) holder = (holder as Record<string, unknown>)[part];
-    if (!((holder as Record<string, unknown>)?.[last] instanceof Module))
-      throw new EspalierError("no-module", `There is no module at "${path}" to replace.`);
-    (holder as Record<string, unknown>)[last] = replacement;
+    for (const part of parts) holder = holderOf(holder, part)?.[part];
+    const fields = holderOf(holder, last);
+    if (!(fields?.[last] instanceof Module)) throw new EspalierError("no-module", `There is no module at "${path}" to replace.`);
+    fields[last] = replacement;
   }
+}
+
+/** What has the field: the value itself, or a module on which it stands. */
+function holderOf(value: unknown, field: string): Record<string, unknown> | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  if (field in value) return value as Record<string, unknown>;
+  return value instanceof Module ? holderOf(value.standsOn, field) : undefined;
 }
 
 /** float32 values held in memory. */
