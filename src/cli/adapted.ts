@@ -5,7 +5,7 @@ import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
 import { loadLora } from "../methods/index.ts";
 import type { CausalLM, SequenceClassifier } from "../models/causal-lm.ts";
-import { loadCausalLM, loadSequenceClassifier } from "../models/index.ts";
+import { type BaseDtype, loadCausalLM, loadSequenceClassifier, setBaseDtype } from "../models/index.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
 import { defaultModel } from "./default-model.ts";
 import { modelDirectory } from "./model-directory.ts";
@@ -18,32 +18,39 @@ export type Adapted = { tokenizer: Tokenizer; base: string } & (
 );
 
 /** Opens an adapter on its base model (or on `model`). */
-export async function openAdapted(adapter: string, model?: string): Promise<Adapted> {
+export async function openAdapted(adapter: string, model?: string, baseDtype?: BaseDtype): Promise<Adapted> {
   const directory = await modelDirectory(adapter);
   const record = readTaskRecord(directory);
-  const opened = await open(model === undefined ? await baseOf(directory) : await modelDirectory(model), record);
+  const opened = await open(model === undefined ? await baseOf(directory) : await modelDirectory(model), record, baseDtype);
   loadLora(opened.model, directory);
   return opened;
 }
 
 /** Opens a model without an adapter; one that was trained or merged into a classifier knows its task. */
-export async function openModel(model: string): Promise<Adapted> {
+export async function openModel(model: string, baseDtype?: BaseDtype): Promise<Adapted> {
   const directory = await modelDirectory(model);
-  return open(directory, readTaskRecord(directory));
+  return open(directory, readTaskRecord(directory), baseDtype);
 }
 
 /** Opens what continues texts: an adapter on its base (or on `model`), or a model, which is the embedded one unless told. */
-export async function openLanguageModel(model?: string, adapter?: string): Promise<Extract<Adapted, { kind: "language-modeling" }>> {
-  const opened = adapter === undefined ? await openModel(model ?? defaultModel) : await openAdapted(adapter, model);
+export async function openLanguageModel(
+  model?: string,
+  adapter?: string,
+  baseDtype?: BaseDtype,
+): Promise<Extract<Adapted, { kind: "language-modeling" }>> {
+  const opened = adapter === undefined ? await openModel(model ?? defaultModel, baseDtype) : await openAdapted(adapter, model, baseDtype);
   if (opened.kind === "language-modeling") return opened;
   throw new EspalierError("not-a-language-model", `${adapter ?? model} is a classifier; it cannot continue texts. Use espalier classify.`);
 }
 
-async function open(base: string, record: TaskRecord | undefined): Promise<Adapted> {
+/** Nothing trains the model: its weights are constants, mapped from their files. */
+async function open(base: string, record: TaskRecord | undefined, baseDtype: BaseDtype = "f32"): Promise<Adapted> {
   const checkpoint = openCheckpoint(base); // before the tokenizer, so that a wrong directory is reported as such
   if (record?.task === "classification") {
     const tokenizer = await tokenizerFromDirectory(base);
-    return { kind: "classification", tokenizer, base, model: loadSequenceClassifier(base, record.labels), record };
+    const model = loadSequenceClassifier(base, record.labels).freeze();
+    setBaseDtype(model, baseDtype);
+    return { kind: "classification", tokenizer, base, model, record };
   }
   if (checkpoint.tensors.has("score.weight"))
     throw new EspalierError(
@@ -51,7 +58,9 @@ async function open(base: string, record: TaskRecord | undefined): Promise<Adapt
       `${base} is a classifier, but no ${recordFile} there says how its labels are called and how a text is put to it. Only classifiers of espalier train and espalier merge can be used.`,
     );
   const tokenizer = await tokenizerFromDirectory(base);
-  return { kind: "language-modeling", tokenizer, base, model: loadCausalLM(base), record };
+  const model = loadCausalLM(base).freeze();
+  setBaseDtype(model, baseDtype);
+  return { kind: "language-modeling", tokenizer, base, model, record };
 }
 
 /** Where the base model of an adapter lies, as the adapter names it: by a path, or by a name on the Hub and perhaps a revision. */

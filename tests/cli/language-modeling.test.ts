@@ -59,6 +59,18 @@ describe("the adapter", () => {
     expect(base.bitsPerByte).toBeCloseTo(result.baseMetric as number, 5);
   });
 
+  test.each(["bf16", "f16", "int8"])("on a base kept in %s measures nearly the same, but not just the same", async (dtype) => {
+    const { bitsPerByte } = summary(
+      await espalier("eval", "--adapter", result.adapter as string, "--data", other, "--base-dtype", dtype, "--json"),
+    ) as { bitsPerByte: number };
+    expect(bitsPerByte).not.toBe(result.finalMetric);
+    expect(Math.abs(bitsPerByte - (result.finalMetric as number))).toBeLessThan(0.05);
+    const generated = summary(
+      await espalier("generate", "--adapter", result.adapter as string, "--prompt", "The", "--base-dtype", dtype, "--json"),
+    );
+    expect(generated.text).toBeTypeOf("string");
+  });
+
   test("merges into a model that evaluates the same; in bfloat16 it nearly does", async () => {
     for (const [dtype, digits] of [
       ["f32", 5],

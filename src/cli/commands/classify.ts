@@ -2,13 +2,16 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { EspalierError } from "../../graph/index.ts";
 import { messageText } from "../../inputs/email/message.ts";
+import type { BaseDtype } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { Classifier } from "../../train/tasks/classification.ts";
 import { openAdapted, openModel } from "../adapted.ts";
+import { baseDtypeOption } from "../base-dtype-option.ts";
 import { formatPercent, Terminal } from "../terminal.ts";
 
 interface ClassifyFlags {
   adapter?: string;
+  baseDtype: BaseDtype;
   model?: string;
   json?: boolean;
 }
@@ -22,12 +25,15 @@ export function classifyCommand(): Command {
       "--model <model>",
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole classifier",
     )
+    .addOption(baseDtypeOption())
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (files: string[], flags: ClassifyFlags, command: Command) => {
       const terminal = new Terminal();
       if (flags.adapter === undefined && flags.model === undefined)
         command.error("error: give --adapter, or the --model of a whole classifier");
-      const adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openModel(flags.model!);
+      const adapted = flags.adapter
+        ? await openAdapted(flags.adapter, flags.model, flags.baseDtype)
+        : await openModel(flags.model!, flags.baseDtype);
       if (adapted.kind !== "classification")
         throw new EspalierError(
           "not-a-classifier",

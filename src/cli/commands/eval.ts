@@ -2,12 +2,14 @@ import { Command } from "commander";
 import { holdsConversations, readConversations } from "../../data/conversations.ts";
 import { readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
+import type { BaseDtype } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { chatTask } from "../../train/tasks/chat.ts";
 import { classificationTask } from "../../train/tasks/classification.ts";
 import { languageModelingTask } from "../../train/tasks/language-modeling.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { type Adapted, openAdapted, openModel } from "../adapted.ts";
+import { baseDtypeOption } from "../base-dtype-option.ts";
 import { chatFormatOption, chatTemplateOf } from "../chat-format.ts";
 import { defaultModel } from "../default-model.ts";
 import { checkLength, integer } from "../options.ts";
@@ -17,6 +19,7 @@ interface EvalFlags {
   data: string;
   model?: string;
   adapter?: string;
+  baseDtype: BaseDtype;
   textColumn?: string;
   labelColumn?: string;
   batchSize: number;
@@ -39,12 +42,15 @@ export function evalCommand(): Command {
     .option("--batch-size <n>", "sequences per batch", integer(1), 16)
     .option("--max-length <n>", "tokens per sequence of language modelling or conversation (default: as trained, or 256)", integer(2))
     .addOption(chatFormatOption())
+    .addOption(baseDtypeOption())
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: EvalFlags) => {
       const terminal = new Terminal();
       const conversations = holdsConversations(flags.data) ? readConversations(flags.data) : undefined;
       const examples = conversations ?? readExamples(flags.data, { textColumn: flags.textColumn, labelColumn: flags.labelColumn });
-      const adapted: Adapted = flags.adapter ? await openAdapted(flags.adapter, flags.model) : await openModel(flags.model ?? defaultModel);
+      const adapted: Adapted = flags.adapter
+        ? await openAdapted(flags.adapter, flags.model, flags.baseDtype)
+        : await openModel(flags.model ?? defaultModel, flags.baseDtype);
       const device = cpu();
       const common = { train: examples, heldOut: examples, batchSize: flags.batchSize, seed: 0 };
       let task: Task;

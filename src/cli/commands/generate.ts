@@ -2,8 +2,10 @@ import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { Decoder, generate } from "../../generate/index.ts";
 import { EspalierError } from "../../graph/index.ts";
+import type { BaseDtype } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { openLanguageModel } from "../adapted.ts";
+import { baseDtypeOption } from "../base-dtype-option.ts";
 import { addSamplingOptions, type SamplingFlags, samplingOf } from "../sampling-options.ts";
 import { formatCount, Terminal } from "../terminal.ts";
 
@@ -11,6 +13,7 @@ interface GenerateFlags extends SamplingFlags {
   prompt: string;
   model?: string;
   adapter?: string;
+  baseDtype: BaseDtype;
   json?: boolean;
 }
 
@@ -22,13 +25,14 @@ export function generateCommand(): Command {
       "--model <model>",
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
     )
-    .option("--adapter <adapter>", "adapter of a language model: a directory, or org/name on the Hub");
+    .option("--adapter <adapter>", "adapter of a language model: a directory, or org/name on the Hub")
+    .addOption(baseDtypeOption());
   return addSamplingOptions(command, 128)
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: GenerateFlags) => {
       const terminal = new Terminal();
       const prompt = flags.prompt.startsWith("@") ? readPrompt(flags.prompt.slice(1)) : flags.prompt;
-      const { model, tokenizer } = await openLanguageModel(flags.model, flags.adapter);
+      const { model, tokenizer } = await openLanguageModel(flags.model, flags.adapter, flags.baseDtype);
       const decoder = await Decoder.create(cpu(), model);
       const generation = generate(decoder, tokenizer, prompt, { ...samplingOf(flags), overflow: "truncate" });
       terminal.write(prompt);

@@ -3,7 +3,7 @@ import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError, elementCount } from "../../graph/index.ts";
 import { lora } from "../../methods/index.ts";
-import { type BaseDtype, baseDtypes, saveModel } from "../../models/index.ts";
+import { type BaseDtype, saveModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
@@ -13,6 +13,7 @@ import { type ScheduleName, schedule, scheduleNames } from "../../train/schedule
 import { defaultTemplate } from "../../train/tasks/classification.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { train } from "../../train/trainer.ts";
+import { baseDtypeOption } from "../base-dtype-option.ts";
 import { chatFormatOption } from "../chat-format.ts";
 import { defaultModel } from "../default-model.ts";
 import { fingerprints } from "../fingerprints.ts";
@@ -87,11 +88,7 @@ export function trainCommand(): Command {
     .description("Adapt a pre-trained model to your data.")
     .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
     .option("--model <model>", "base model: a directory, or a name on the Hugging Face Hub (default: the embedded sapling)", defaultModel)
-    .addOption(
-      new Option("--base-dtype <type>", "how the frozen base is kept; int8 is the fastest, int4 and nf4 the smallest")
-        .choices([...baseDtypes])
-        .default("f32"),
-    )
+    .addOption(baseDtypeOption())
     .option("--eval-data <file>", "held-out data; without it a part of --data is held out")
     .addOption(
       new Option("--task <task>", "default: classification when the data has labels, chat when it holds conversations").choices([
