@@ -1,13 +1,15 @@
 import { describe, expect, test } from "vitest";
 import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
 import { changed, expectEqual, reference, run } from "../../tests/models/reference.ts";
-import { type Tensor, trace } from "../graph/index.ts";
-import { crossEntropyPerTarget, sum } from "../ops/index.ts";
-import { hostTensor } from "../runtime/index.ts";
+import { trace } from "../graph/index.ts";
+import { type HostTensor, hostTensor } from "../runtime/index.ts";
+import { imageTextMatching } from "../train/index.ts";
 import { loadImageTextModel } from "./index.ts";
 
 const { directory, tensor } = reference("clip-tiny");
 const model = loadImageTextModel(directory).freeze();
+const firstTwo = ({ dtype, shape, data }: HostTensor) =>
+  hostTensor(dtype, [2, ...shape.slice(1)], data.slice(0, (2 * data.length) / shape[0]!));
 const feeds = { pixels: tensor("input.pixel_values"), ids: tensor("input.input_ids"), mask: tensor("input.attention_mask") };
 
 describe("CLIP computes what transformers computes", () => {
@@ -48,12 +50,8 @@ describe("CLIP computes what transformers computes", () => {
 
 test("low-rank adapters on both towers learn which text belongs to which image", async () => {
   const adapted = loadImageTextModel(directory);
-  const objective = ({ pixels, ids, texts }: Readonly<Record<string, Tensor>>) => {
-    const { losses, weights } = crossEntropyPerTarget(adapted.forward({ pixels: pixels!, ids: ids! }).logits, texts!);
-    return { total: sum(losses), weight: sum(weights) };
-  };
-  const batch = { pixels: feeds.pixels, ids: feeds.ids, texts: hostTensor("int64", [2], BigInt64Array.of(2n, 1n)) };
-  expectFalling(await lossesWithLora(adapted, ["q_proj", "v_proj"], objective, batch));
+  const [pixels, ids, attentionMask] = [feeds.pixels, feeds.ids, feeds.mask].map(firstTwo) as [HostTensor, HostTensor, HostTensor];
+  expectFalling(await lossesWithLora(adapted, ["q_proj", "v_proj"], imageTextMatching(adapted), { pixels, ids, attentionMask }));
   expect(adapted.trainableParameters().some(({ name }) => name.startsWith("text_model."))).toBe(true);
   expect(adapted.trainableParameters().some(({ name }) => name.startsWith("vision_model."))).toBe(true);
 });
@@ -62,4 +60,17 @@ test("a text that is too long is refused", () => {
   expect(() => trace({ ids: { dtype: "int64", shape: [1, 9] } }, ({ ids }) => ({ y: model.embedTexts(ids) }))).toThrow(
     /9 tokens.*8 places/,
   );
+});
+
+test("matching n images with n texts: by hand from the similarities", async () => {
+  const [pixels, ids, attentionMask] = [feeds.pixels, feeds.ids, feeds.mask].map(firstTwo) as [HostTensor, HostTensor, HostTensor];
+  const { total, weight } = await run({ pixels, ids, attentionMask }, (inputs) => {
+    const { total, weight } = imageTextMatching(model).trace(inputs);
+    return { total, weight };
+  });
+  // Rows are images and columns texts; the third text is left out.
+  const [a, b, , c, d] = tensor("logits_per_image").data as Float32Array as unknown as [number, number, number, number, number];
+  const loss = (own: number, other: number) => Math.log(1 + Math.exp(other - own));
+  expect(total!.data[0]).toBeCloseTo((loss(a, b) + loss(d, c) + loss(a, c) + loss(d, b)) / 2, 4);
+  expect(weight!.data[0]).toBe(2);
 });

@@ -4,9 +4,9 @@ import { describe, expect, test } from "vitest";
 import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
 import { changed, expectEqual, reference, run } from "../../tests/models/reference.ts";
 import { openSafetensors, writeSafetensors } from "../checkpoints/index.ts";
-import type { Tensor } from "../graph/index.ts";
 import { crossEntropyPerTarget, sum } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
+import type { Objective } from "../train/index.ts";
 import { loadCtcModel, loadSpeechModel } from "./index.ts";
 
 const frames = 19;
@@ -44,9 +44,12 @@ describe.each(["wav2vec2-tiny", "wav2vec2-tiny-stable", "hubert-tiny", "hubert-t
 
     test("low-rank adapters on its attention learn", async () => {
       const adapted = loadCtcModel(directory);
-      const objective = ({ values, targets }: Readonly<Record<string, Tensor>>) => {
-        const { losses, weights } = crossEntropyPerTarget(adapted.forward({ values: values! }).logits, targets!);
-        return { total: sum(losses), weight: sum(weights) };
+      const objective: Objective = {
+        name: "test",
+        trace({ values, targets }) {
+          const { losses, weights } = crossEntropyPerTarget(adapted.forward({ values: values! }).logits, targets!);
+          return { total: sum(losses), weight: sum(weights) };
+        },
       };
       const targets = hostTensor(
         "int64",

@@ -5,9 +5,10 @@ import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
 import { changed, device, expectEqual, reference, run } from "../../tests/models/reference.ts";
 import { readJsonObject } from "../checkpoints/index.ts";
 import { Transcriber } from "../generate/transcribe.ts";
-import { type Tensor, trace } from "../graph/index.ts";
+import { trace } from "../graph/index.ts";
 import { crossEntropyPerTarget, sum } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
+import type { Objective } from "../train/index.ts";
 import { loadSpeechSeq2Seq, whisperSettings } from "./index.ts";
 
 const { directory, tensor } = reference("whisper-tiny");
@@ -58,10 +59,13 @@ describe("Whisper computes what transformers computes", () => {
 
 test("low-rank adapters on both attentions learn an answer", async () => {
   const adapted = loadSpeechSeq2Seq(directory);
-  const objective = ({ features, ids, targets }: Readonly<Record<string, Tensor>>) => {
-    const logits = adapted.logits(adapted.forward({ features: features! }, { ids: ids! }).hidden);
-    const { losses, weights } = crossEntropyPerTarget(logits, targets!);
-    return { total: sum(losses), weight: sum(weights) };
+  const objective: Objective = {
+    name: "test",
+    trace({ features, ids, targets }) {
+      const logits = adapted.logits(adapted.forward({ features: features! }, { ids: ids! }).hidden);
+      const { losses, weights } = crossEntropyPerTarget(logits, targets!);
+      return { total: sum(losses), weight: sum(weights) };
+    },
   };
   const ids = tensor("input.decoder_input_ids");
   const targets = hostTensor(

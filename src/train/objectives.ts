@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { crossEntropyOfHead, crossEntropyPerTarget, sum } from "../ops/index.ts";
+import { add, crossEntropyOfHead, crossEntropyPerTarget, mul, range, sum, transpose } from "../ops/index.ts";
 
 /** What training minimises: `total / weight`, where both add up over the parts of a batch. */
 export interface Objective {
@@ -44,6 +44,43 @@ export function sequenceClassification(model: SequenceClassifier): Objective {
       const logits = model.forward(ids!, lengths!);
       const { losses, weights } = crossEntropyPerTarget(logits, labels!);
       return { total: sum(losses), weight: sum(weights), outputs: { logits } };
+    },
+  };
+}
+
+interface ImageClassifier {
+  forward(pixels: Tensor): Tensor;
+}
+
+/** One label per image. Inputs: `pixels` float32 [batch, channels, height, width], `labels` int64 [batch]; labels of −100 do not count. */
+export function imageClassification(model: ImageClassifier): Objective {
+  return {
+    name: "image-classification",
+    trace({ pixels, labels }) {
+      const logits = model.forward(pixels!);
+      const { losses, weights } = crossEntropyPerTarget(logits, labels!);
+      return { total: sum(losses), weight: sum(weights), outputs: { logits } };
+    },
+  };
+}
+
+interface ImageTextModel {
+  forward(inputs: { pixels: Tensor; ids: Tensor; attentionMask?: Tensor | undefined }): { logits: Tensor };
+}
+
+/**
+ * The n-th image of a batch belongs to its n-th text: the mean of choosing the text for each image and the image for each text (Radford et al.,
+ * "Learning Transferable Visual Models From Natural Language Supervision"). Inputs: `pixels` float32 [batch, channels, height, width], `ids` int64
+ * [batch, time] and where there is padding `attentionMask` int64 [batch, time].
+ */
+export function imageTextMatching(model: ImageTextModel): Objective {
+  return {
+    name: "image-text-matching",
+    trace({ pixels, ids, attentionMask }) {
+      const { logits } = model.forward({ pixels: pixels!, ids: ids!, attentionMask });
+      const own = range(logits.shape[0]!);
+      const [byImage, byText] = [crossEntropyPerTarget(logits, own), crossEntropyPerTarget(transpose(logits), own)];
+      return { total: mul(add(sum(byImage.losses), sum(byText.losses)), 0.5), weight: sum(byImage.weights) };
     },
   };
 }

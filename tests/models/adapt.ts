@@ -12,14 +12,14 @@ import { device } from "./reference.ts";
 export async function lossesWithLora(
   model: Module,
   targets: readonly string[],
-  objective: Objective["trace"],
+  objective: Objective,
   batch: Record<string, HostTensor>,
 ): Promise<number[]> {
   applyWeights(model, [lora({ rank: 4, targets: [...targets], modulesToSave: [] })]);
   const parameters = model.trainableParameters();
   expect(parameters.every(({ name }) => /\.lora_[AB]\.weight$/.test(name))).toBe(true);
   const optimizer = adamW({ learningRate: 1e-2 }).create(oneGroup(parameters));
-  const program = await device.compile(traceStep(batch, { objective: { name: "test", trace: objective }, optimizer }));
+  const program = await device.compile(traceStep(batch, { objective, optimizer }));
   const losses: number[] = [];
   for (let step = 1; step <= 6; step++) {
     const { total, weight } = await program.run({ ...batch, ...stepFeeds(optimizer, { learningRate: 1e-2, updates: () => step }) });

@@ -1,7 +1,10 @@
 /** WAV files → sounds of one channel, through wavefile. Nothing here imports from Node. */
-import wavefile from "wavefile";
+import * as wavefile from "wavefile";
 import { EspalierError } from "../../graph/errors.ts";
 import type { Sound } from "./sound.ts";
+
+/** Node finds the library's CommonJS build, all of it in `default`, and bundlers its modules. */
+const { WaveFile } = ("default" in wavefile ? wavefile.default : wavefile) as typeof wavefile;
 
 /**
  * Reads a WAV file of any usual kind: integers of 8 to 32 bits, floats of 32 and 64, A-law, μ-law, IMA ADPCM. Several channels are averaged. An integer
@@ -38,7 +41,7 @@ function open(bytes: Uint8Array, name: string): wavefile.WaveFile {
   if (channels === 0 || rate === 0) throw broken(name, `its header says ${channels} channels at ${rate} samples per second`);
   let wav: wavefile.WaveFile;
   try {
-    wav = new wavefile.WaveFile(file(format, data));
+    wav = new WaveFile(file(format, data));
     if (wav.bitDepth === "4") wav.fromIMAADPCM();
     else if (wav.bitDepth === "8a") wav.fromALaw();
     else if (wav.bitDepth === "8m") wav.fromMuLaw();
