@@ -1,10 +1,11 @@
 /** A checkpoint directory in the Hugging Face layout: config.json beside model.safetensors, or beside shards and their index. */
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
-import { isAbsolute, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import type { FileStorage, LazyStorage } from "../graph/storage.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 import { isGguf, openGgufCheckpoint } from "./gguf/open-gguf.ts";
+import { isInnerPath } from "./inner-path.ts";
 import { readJsonObject, writeJson } from "./json-file.ts";
 import { type NamedStorages, openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { quoteName } from "./safetensors-header.ts";
@@ -80,7 +81,7 @@ export function saveCheckpoint(
 ): void {
   const extra = Object.entries(checkpoint.extraFiles ?? {});
   for (const [name] of extra) {
-    if (name !== configName && name !== weightsName && isPlainPath(name) && !/[\\/]/.test(name)) continue;
+    if (name !== configName && name !== weightsName && isInnerPath(name) && !name.includes("/")) continue;
     throw new EspalierError(
       "checkpoint-file-name",
       `${directory}: an extra file cannot be called ${quoteName(name)}. Use a plain file name other than ${configName} and ${weightsName}.`,
@@ -165,7 +166,7 @@ function openShards(directory: string, indexFile: string): Map<string, FileStora
   const shards = new Map<string, Map<string, FileStorage>>();
   const tensors = new Map<string, FileStorage>();
   for (const [name, shard] of Object.entries(weightMap)) {
-    if (typeof shard !== "string" || !isPlainPath(shard)) {
+    if (typeof shard !== "string" || !isInnerPath(shard)) {
       throw new EspalierError(
         "checkpoint-index",
         `${indexFile}: tensor ${quoteName(name)} is placed in ${quoteName(String(shard))}, which is not a path inside the directory. Do not use this checkpoint unless you know why.`,
@@ -193,9 +194,4 @@ function openShards(directory: string, indexFile: string): Map<string, FileStora
     tensors.set(name, storage);
   }
   return tensors;
-}
-
-/** A relative path that stays inside its directory however it is read: neither separator may smuggle a ".." or a root in. */
-function isPlainPath(path: string): boolean {
-  return path !== "" && !isAbsolute(path) && !/^[\\/]|^[a-zA-Z]:|\0/.test(path) && !path.split(/[\\/]/).includes("..");
 }

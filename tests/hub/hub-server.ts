@@ -18,6 +18,7 @@ export interface HostedRepo {
   /** Further names of the commit; `main` is always one. */
   revisions?: string[];
   files: Map<string, HostedFile>;
+  /** Its files are refused without the token; what the API says of it is public. */
   gated?: boolean;
   private?: boolean;
 }
@@ -149,7 +150,6 @@ export class HubServer {
       if (repo.gated && !allowed) return refuse(response, 401, "GatedRepo", "Access to model is restricted.");
       return this.#resolve(repo, resolve[3]!, request, response, entry);
     }
-    if (repo.gated && !allowed) return refuse(response, 401, "GatedRepo", "Access to model is restricted.");
     if (api?.[2] === "tree") return this.#list(repo, new URL(request.url!, this.endpoint), response);
     const siblings = [...repo.files.keys()].map((rfilename) => ({ rfilename }));
     return json(response, {

@@ -7,7 +7,18 @@
  */
 
 import { randomBytes } from "node:crypto";
-import { copyFileSync, readdirSync, readFileSync, renameSync, rmSync, type Stats, statfsSync, statSync, symlinkSync } from "node:fs";
+import {
+  copyFileSync,
+  linkSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statfsSync,
+  statSync,
+  symlinkSync,
+} from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { EspalierError } from "../../graph/errors.ts";
 import { writeFileAtomically } from "../atomic-file.ts";
@@ -80,7 +91,7 @@ export class HubCache {
     return sizeOf(this.blob(hash)) === size;
   }
 
-  /** Puts a blob into a snapshot: as a link, or as a copy where there are no symbolic links. */
+  /** Puts a blob into a snapshot: as a symbolic link, a hard link where there are none (as on most Windows machines), or else a copy. */
   place(commit: string, name: string, hash: string): void {
     const path = join(this.snapshot(commit), name);
     makeDirectory(dirname(path));
@@ -89,7 +100,11 @@ export class HubCache {
       try {
         symlinkSync(relative(dirname(path), this.blob(hash)), temporary);
       } catch {
-        copyFileSync(this.blob(hash), temporary);
+        try {
+          linkSync(this.blob(hash), temporary);
+        } catch {
+          copyFileSync(this.blob(hash), temporary);
+        }
       }
       renameSync(temporary, path); // also over a link whose blob is gone
     } catch (cause) {

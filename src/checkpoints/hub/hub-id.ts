@@ -1,5 +1,6 @@
 /** What names a model on the Hugging Face Hub: `org/name`, an old `name`, `…@revision`, `org/name/file.gguf`. */
 import { EspalierError } from "../../graph/errors.ts";
+import { isInnerPath } from "../inner-path.ts";
 import { quoteName } from "../safetensors-header.ts";
 
 export interface HubId {
@@ -22,7 +23,7 @@ export function parseHubId(text: string): HubId | undefined {
   const names = second === undefined ? [first!] : [first!, second];
   if (!names.every(isName) || (revision !== undefined && !isRevision(revision))) return undefined;
   const file = rest.length > 0 ? rest.join("/") : undefined;
-  if (file !== undefined && !(/\.gguf$/i.test(file) && isFileName(file))) return undefined;
+  if (file !== undefined && !(/\.gguf$/i.test(file) && isInnerPath(file))) return undefined;
   return { repo: names.join("/"), ...(revision !== undefined && { revision }), ...(file !== undefined && { file }) };
 }
 
@@ -37,22 +38,14 @@ export function requireHubId(text: string, options: { revision?: string; file?: 
   const { revision = id.revision, file = id.file } = options;
   if (revision !== undefined && !isRevision(revision))
     throw new EspalierError("hub-id", `${quoteName(revision)} cannot be a revision of ${id.repo}. Give a branch, a tag or a commit.`);
-  if (file !== undefined && !(/\.gguf$/i.test(file) && isFileName(file)))
+  if (file !== undefined && !(/\.gguf$/i.test(file) && isInnerPath(file)))
     throw new EspalierError("hub-id", `${quoteName(file)}: the file of ${id.repo} must be a .gguf file, by its path in the repository.`);
   return { repo: id.repo, ...(revision !== undefined && { revision }), ...(file !== undefined && { file }) };
 }
-
-/** Whether a file's name, which a server or an index gives, stays inside its directory however it is read on whatever system. */
-export function isFileName(name: string): boolean {
-  return name.split("/").every((part) => part !== "" && part !== "." && part !== ".." && !hasForbidden(part));
-}
-
-/** Backslashes and colons are separators and drives on Windows; control characters have no place in a name. */
-const hasForbidden = (part: string): boolean => /[\\:\p{Cc}]/u.test(part);
 
 export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
 
 const isName = (name: string): boolean => segment.test(name) && !/--|\.\./.test(name) && !fileEnding.test(name);
 
 /** A git reference; it becomes a file's name under `refs/`. */
-const isRevision = (revision: string): boolean => isFileName(revision) && !/[\s~^?*[]|\.\.|^-/.test(revision);
+const isRevision = (revision: string): boolean => isInnerPath(revision) && !/[\s~^?*[]|\.\.|^-/.test(revision);

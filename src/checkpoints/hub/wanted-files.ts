@@ -1,9 +1,9 @@
 /** Which of a repository's files a model needs: its weights as safetensors or GGUF, and the small files that say what they are. Never a pickle. */
 import { EspalierError } from "../../graph/errors.ts";
 import { refusePickle } from "../hf-directory.ts";
+import { isInnerPath } from "../inner-path.ts";
 import { readJsonObject } from "../json-file.ts";
 import { quoteName } from "../safetensors-header.ts";
-import { isFileName } from "./hub-id.ts";
 
 const companions = [
   /^(?:(?:adapter_|generation_|tokenizer_|preprocessor_|processor_)?config|special_tokens_map|added_tokens|espalier)\.json$/,
@@ -17,7 +17,7 @@ const companions = [
 
 /** The small files beside the weights. */
 export const companionFiles = (names: Iterable<string>): string[] =>
-  [...names].filter((name) => isFileName(name) && companions.some((pattern) => pattern.test(name)));
+  [...names].filter((name) => isInnerPath(name) && companions.some((pattern) => pattern.test(name)));
 
 /** Where a repository keeps its weights: in these files, or in those that this index names, or in one GGUF file that is the whole model. */
 export type WeightFiles = { weights: string[]; index?: string } | { gguf: string };
@@ -34,7 +34,7 @@ export function chooseWeights(where: string, names: ReadonlySet<string>): Weight
     if (names.has(indexName)) return { weights: adapter, index: indexName };
   }
   if (adapter.length > 0) return { weights: adapter };
-  const ggufs = [...names].filter((name) => /\.gguf$/i.test(name) && isFileName(name));
+  const ggufs = [...names].filter((name) => /\.gguf$/i.test(name) && isInnerPath(name));
   if (ggufs.length === 1) return { gguf: ggufs[0]! };
   if (ggufs.length > 1)
     throw new EspalierError(
@@ -67,7 +67,7 @@ export function shardsOf(indexFile: string, where: string, names: ReadonlySet<st
   const { weight_map: map } = readJsonObject(indexFile);
   const shards = [...new Set(Object.values(typeof map === "object" && map !== null ? map : {}))];
   for (const shard of shards) {
-    if (typeof shard === "string" && isFileName(shard) && shard.endsWith(".safetensors") && names.has(shard)) continue;
+    if (typeof shard === "string" && isInnerPath(shard) && shard.endsWith(".safetensors") && names.has(shard)) continue;
     throw new EspalierError(
       "checkpoint-index",
       `${indexName} of ${where} names the shard ${quoteName(String(shard))}, which the repository does not hold as a safetensors file. Nothing more was fetched; do not use this repository unless you know why.`,
