@@ -250,21 +250,22 @@ class Encoder {
     const known = this.#emitted.get(ref.of);
     if (known) return known[ref.index]!;
     const { opType, domain, inputs, attributes, outputCount } = ref.of;
-    // Rows of a table are looked up as they are held, and only they are widened.
-    const table = opType === "Gather" && inputs[0]?.kind === "tensor" ? inputs[0].tensor : undefined;
+    // Rows are taken from a table as it is held, and only they are widened.
+    const table = (opType === "Gather" || opType === "Slice") && inputs[0]?.kind === "tensor" ? inputs[0].tensor : undefined;
     const narrow = table && this.#narrow.get(table);
     const input = inputs.map((r, i) => (narrow && i === 0 ? narrow.name : r ? this.#value(r, label, into) : ""));
     while (input.at(-1) === "") input.pop();
     const name = this.#unique(label.endsWith(`/${opType}`) || label === opType ? label : `${label}/${opType}`);
     const output = Array.from({ length: outputCount }, (_, i) => (i === 0 ? name : `${name}:${i}`));
     const attribute = Object.entries(attributes).map(([key, value]) => this.#attribute(key, value, label, into));
+    const isConstant = input.length > 0 && input.every((i) => this.#constant.has(i)) && !attribute.some((a) => "graph" in a);
+    const put = (n: NodeProto) => (isConstant ? this.#putEarly(n, into) : into.push(n));
     if (narrow) {
       const rows = this.#unique(`${name}/${narrow.dtype}`);
-      into.push({ opType, domain, name: rows, input, output: [rows], attribute }, cast(rows, name, table.dtype));
-    } else if (input.length > 0 && input.every((i) => this.#constant.has(i)) && !attribute.some((a) => "graph" in a)) {
-      this.#putEarly({ opType, domain, name, input, output, attribute }, into);
-      for (const o of output) this.#constant.add(o);
-    } else into.push({ opType, domain, name, input, output, attribute });
+      put({ opType, domain, name: rows, input, output: [rows], attribute });
+      put(cast(rows, name, table.dtype));
+    } else put({ opType, domain, name, input, output, attribute });
+    if (isConstant) for (const o of output) this.#constant.add(o);
     this.#emitted.set(ref.of, output);
     return output[ref.index]!;
   }

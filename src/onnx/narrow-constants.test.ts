@@ -80,3 +80,27 @@ test("each reader widens for itself; rows of a table are widened, not the table"
   expect(casts.map((n) => n.input![0])).toEqual(["table", "table", "table", expect.stringContaining("Gather")]);
   expect(graph.initializer!.find((i) => i.name === "table")!.dataType).toBe(onnx.TensorProto.DataType.BFLOAT16);
 });
+
+test("a large weight is widened part by part", async () => {
+  const [rows, width] = [4100, 2050];
+  const data = Float32Array.from({ length: rows * width }, (_, i) => Math.floor(i / width) % 251);
+  const w = new Variable(
+    "w",
+    { dtype: "float32", shape: [rows, width] },
+    { kind: "memory", dtype: "float32", shape: [rows, width], data },
+    { frozen: true },
+  );
+  w.constantDtype = "bfloat16";
+  const row = hostTensor(
+    "float32",
+    [1, width],
+    Float32Array.from({ length: width }, (_, i) => (i === 7 ? 1 : 0)),
+  );
+  const traced = trace({ row }, (inputs) => ({ y: linear(inputs.row, read(w)) }));
+  const { bytes } = encode(traced, { external: () => ({ location: "w", offset: 0, byteLength: 2 * data.length }), values: () => data });
+  const ops = onnx.ModelProto.decode(bytes).graph!.node!.map((n) => n.opType);
+  expect(ops).toEqual(["Slice", "Cast", "Slice", "Cast", "FusedMatMul", "FusedMatMul", "Concat"]);
+  const program = await (await device("cpu")).compile(traced);
+  expect(Array.from((await program.run({ row })).y!.data as Float32Array)).toEqual(Array.from({ length: rows }, (_, i) => i % 251));
+  await program.dispose();
+});

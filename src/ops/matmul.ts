@@ -1,7 +1,7 @@
-import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, type Tensor } from "../graph/index.ts";
+import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, type Tensor, type Variable, variableOp } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { broadcastShapes, mul } from "./elementwise.ts";
-import { contrib, float, node, type Ref, scalar } from "./emission.ts";
+import { contrib, float, int64s, node, type Ref, scalar } from "./emission.ts";
 import { reshape } from "./movement.ts";
 import { sumTo } from "./reduce.ts";
 
@@ -34,8 +34,12 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, Attrs>({
   emit: ({ a, b }, { transposeA, transposeB, alpha }, { inputs, provider }) => {
     if (!transposeA && !transposeB && alpha === 1) return node("MatMul", [a, b]);
     // FusedMatMul runs at the matmul peak without a Transpose node; the WebGPU provider lacks it, and so do other types on the CPU.
-    if (provider !== "webgpu" && provider !== "onnx" && inputs.a.dtype === "float32")
-      return node("FusedMatMul", [a, b], { transA: transposeA ? 1 : 0, transB: transposeB ? 1 : 0, alpha: float(alpha) }, contrib);
+    if (provider !== "webgpu" && provider !== "onnx" && inputs.a.dtype === "float32") {
+      const fused = (right: Ref) =>
+        node("FusedMatMul", [a, right], { transA: transposeA ? 1 : 0, transB: transposeB ? 1 : 0, alpha: float(alpha) }, contrib);
+      const parts = transposeB ? partsToWiden(inputs.b, b) : [];
+      return parts.length > 1 ? node("Concat", parts.map(fused), { axis: -1 }) : fused(b);
+    }
     const product = node("MatMul", [transposeA ? swapped(a, inputs.a.rank) : a, transposeB ? swapped(b, inputs.b.rank) : b]);
     return alpha === 1 ? product : node("Mul", [product, scalar(inputs.a.dtype, alpha)]);
   },
@@ -58,6 +62,20 @@ const matmulOp = defineOp<{ a: Tensor; b: Tensor }, Attrs>({
     };
   },
 });
+
+/** Elements of a weight that are widened at a time. */
+const widenedAtOnce = 1 << 23;
+
+/** The rows of a weight that is held in 16 bits, in parts: of one as large as a vocabulary, only a part is then ever there in float32. */
+function partsToWiden(weight: Tensor, ref: Ref): Ref[] {
+  const { op, attrs } = weight.node;
+  const variable = op === variableOp ? (attrs.variable as Variable) : undefined;
+  if (!variable?.frozen || !variable.constantDtype || variable.shape.length !== 2) return [ref];
+  const [rows, width] = variable.shape as [number, number];
+  const count = Math.ceil((rows * width) / widenedAtOnce);
+  const at = (i: number) => int64s([Math.round((rows * i) / count)]);
+  return Array.from({ length: count }, (_, i) => node("Slice", [ref, at(i), at(i + 1), int64s([0])]));
+}
 
 /** `x` as rows · factor, when it was computed so with one factor per row. */
 function rowScaled(x: Tensor): { rows: Tensor; factor: Tensor } | undefined {
@@ -100,9 +118,14 @@ export const linear = (x: Tensor, weight: Tensor): Tensor => matmul(x, weight, {
 
 /** `x` and `weight`, where `y` is {@link linear} of them. */
 export function linearOf(y: Tensor): { x: Tensor; weight: Tensor } | undefined {
-  const { op, attrs, inputs } = y.node;
-  const isLinear = op === matmulOp && !attrs.transposeA && attrs.transposeB && attrs.alpha === 1 && inputs.b!.rank === 2;
-  return isLinear ? { x: inputs.a!, weight: inputs.b! } : undefined;
+  const product = productOf(y.node);
+  return product?.transposed && product.alpha === 1 && product.weight.rank === 2 ? product : undefined;
+}
+
+/** The operands of a matrix product whose first factor is not transposed. */
+export function productOf({ op, attrs, inputs }: Node): { x: Tensor; weight: Tensor; transposed: boolean; alpha: number } | undefined {
+  if (op !== matmulOp || attrs.transposeA) return undefined;
+  return { x: inputs.a!, weight: inputs.b!, transposed: attrs.transposeB as boolean, alpha: attrs.alpha as number };
 }
 
 /** Floating-point operations of a node that is a matrix product (two per multiply–add), when its sizes are numbers. */
