@@ -1,5 +1,6 @@
 /** The public face. Each room has a face of its own too: `espalier/nn`, `espalier/train`, `espalier/methods`, … */
 export { grad, vjp } from "./autodiff/index.ts";
+export { downloadModel } from "./checkpoints/index.ts";
 export { EspalierError, Random, symbol, type Tensor, trace, Variable } from "./graph/index.ts";
 export { loadLora, lora, mergeLora } from "./methods/index.ts";
 export { loadCausalLM, loadSequenceClassifier, saveModel } from "./models/index.ts";

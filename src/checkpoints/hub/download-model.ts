@@ -55,7 +55,8 @@ export async function downloadModel(name: string, options: DownloadOptions = {})
   if (environment.offline) return cachedModel(id, cache, "HF_HUB_OFFLINE is set, so that nothing is fetched");
   let listing: Listing;
   try {
-    listing = await new HubConnection(environment, options).list(id.repo, id.revision);
+    const known = cache.commitOf(id.revision ?? "main") !== undefined; // then one more attempt is enough
+    listing = await new HubConnection(environment, options).list(id.repo, id.revision, known ? 2 : 3);
   } catch (error) {
     if (!(error instanceof HubFailure)) throw error;
     const path = cachedModel(id, cache, error.message);
@@ -151,7 +152,7 @@ class Fetch {
     if (files.length === 0) return;
     this.#cache.prepare();
     const absent = files.filter(({ hash, size }) => !this.#cache.hasBlob(hash, size));
-    this.#cache.checkSpace(absent.reduce((sum, { size }) => sum + size, 0));
+    this.#cache.checkSpace(absent);
     const progress = this.#progress(absent);
     const queue = files.values();
     const failures: unknown[] = [];

@@ -23,7 +23,7 @@ export interface BlobRequest {
 export async function fetchBlob(connection: HubConnection, cache: HubCache, request: BlobRequest): Promise<void> {
   const { file } = request;
   if (cache.hasBlob(file.hash, file.size)) return request.onBytes(file.size);
-  const partial = `${cache.blob(file.hash)}.incomplete`;
+  const partial = cache.partial(file.hash);
   let handle: FileHandle | undefined;
   try {
     handle = await open(partial, "a+");

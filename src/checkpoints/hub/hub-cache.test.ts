@@ -1,5 +1,5 @@
 /** File systems without links of one kind or both: here, the kernel's refusals are played. */
-import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { expect, onTestFinished, test, vi } from "vitest";
@@ -44,4 +44,16 @@ test.each([
   expect(readdirSync(dirname(path))).toEqual(["file"]);
   expect(cache.has(commit, "sub/file", 5)).toBe(true);
   expect(cache.files(commit)).toEqual(["sub/file"]);
+});
+
+test("room is needed for what is still to come, not for what an earlier attempt left", () => {
+  const directory = mkdtempSync(join(tmpdir(), "espalier-hub-"));
+  onTestFinished(() => rmSync(directory, { recursive: true }));
+  const cache = new HubCache(directory, "org/tiny");
+  cache.prepare();
+  const blob = { hash: "a".repeat(64), size: 4e12 };
+  expect(() => cache.checkSpace([blob])).toThrow("the download needs 4000.0 GB, and the disk has");
+  writeFileSync(cache.partial(blob.hash), "");
+  truncateSync(cache.partial(blob.hash), blob.size - 1000); // a hole: it takes no room
+  cache.checkSpace([blob]);
 });

@@ -40,6 +40,11 @@ export class HubCache {
     return join(this.root, "blobs", hash);
   }
 
+  /** What has arrived of a blob. */
+  partial(hash: string): string {
+    return `${this.blob(hash)}.incomplete`;
+  }
+
   /** Of our own: huggingface_hub's lock files stay after use, and ours must not be taken for them. */
   lock(hash: string): string {
     return join(this.#locks, `${hash}.espalier.lock`);
@@ -113,8 +118,9 @@ export class HubCache {
     }
   }
 
-  /** @throws EspalierError `disk-full` when `bytes` more do not fit */
-  checkSpace(bytes: number): void {
+  /** @throws EspalierError `disk-full` when what is still to come of these blobs does not fit */
+  checkSpace(blobs: readonly { hash: string; size: number }[]): void {
+    const bytes = blobs.reduce((sum, { hash, size }) => sum + Math.max(0, size - (sizeOf(this.partial(hash)) ?? 0)), 0);
     let free: number;
     try {
       const { bavail, bsize } = statfsSync(this.root);

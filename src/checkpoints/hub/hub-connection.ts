@@ -40,6 +40,8 @@ export interface Download {
 }
 
 const attempts = 5;
+/** Seconds; small answers come soon or not at all. */
+const listTimeout = 10;
 const maximumRedirects = 10;
 
 export class HubConnection {
@@ -54,10 +56,10 @@ export class HubConnection {
     this.#timeout = options.timeout ?? 30;
   }
 
-  /** The commit of a revision (`main` unless told), and its files. */
-  async list(repo: string, revision: string | undefined): Promise<Listing> {
+  /** The commit of a revision (`main` unless told), and its files. `limit`: attempts at each request. */
+  async list(repo: string, revision: string | undefined, limit = 3): Promise<Listing> {
     const { listFiles, modelInfo } = await import("@huggingface/hub"); // late: most commands need no network
-    const fetch = (url: string | URL | Request) => this.#json(new URL(String(url)), repo, revision);
+    const fetch = (url: string | URL | Request) => this.#json(new URL(String(url)), repo, revision, limit);
     const common = { hubUrl: this.environment.endpoint, fetch };
     const commit =
       revision !== undefined && isCommit(revision)
@@ -102,14 +104,14 @@ export class HubConnection {
     }
   }
 
-  #json(url: URL, repo: string, revision: string | undefined): Promise<Response> {
+  #json(url: URL, repo: string, revision: string | undefined, limit: number): Promise<Response> {
     return this.persist(
       async () => {
-        const { response, stop } = await this.#request(url, { accept: "application/json" });
+        const { response, stop } = await this.#request(url, { accept: "application/json" }, Math.min(this.#timeout, listTimeout));
         try {
           if (!response.ok) throw this.#refusal(response, repo, revision);
           const text = await response.text().catch((cause) => {
-            throw this.#broken(url, cause);
+            throw this.broken(cause, url.origin);
           });
           try {
             JSON.parse(text);
@@ -126,13 +128,13 @@ export class HubConnection {
         }
       },
       undefined,
-      3,
+      limit,
     );
   }
 
-  async #request(url: URL, headers: Record<string, string>): Promise<Download> {
+  async #request(url: URL, headers: Record<string, string>, timeout = this.#timeout): Promise<Download> {
     const stall = new AbortController();
-    const timer = setTimeout(() => stall.abort(new Error(`no answer for ${this.#timeout} s`)), 1000 * this.#timeout);
+    const timer = setTimeout(() => stall.abort(new Error(`no answer for ${timeout} s`)), 1000 * timeout);
     const signal = this.#signal ? AbortSignal.any([this.#signal, stall.signal]) : stall.signal;
     const end = new AbortController();
     const stop = () => {
@@ -145,7 +147,7 @@ export class HubConnection {
     } catch (cause) {
       stop();
       this.#signal?.throwIfAborted();
-      throw cause instanceof EspalierError ? cause : this.#broken(url, cause);
+      throw cause instanceof EspalierError ? cause : this.broken(cause, url.origin);
     }
   }
 
@@ -154,7 +156,7 @@ export class HubConnection {
     let url = start;
     for (let hops = 0; hops < maximumRedirects; hops++) {
       const trusted = token && url.origin === new URL(endpoint).origin;
-      const sent = trusted ? { ...headers, authorization: `Bearer ${token.value}` } : headers;
+      const sent = { "user-agent": "espalier", ...headers, ...(trusted && { authorization: `Bearer ${token.value}` }) };
       const response = await fetch(url, { headers: sent, redirect: "manual", signal });
       const location = response.headers.get("location");
       if (response.status < 300 || response.status >= 400 || location === null) {
@@ -181,17 +183,13 @@ export class HubConnection {
     return refuse(response, { ...this.environment, repo, revision: revision ?? "main", file });
   }
 
-  #broken(url: URL, cause: unknown): HubFailure {
+  /** What became of a connection to `origin`, the endpoint unless told. */
+  broken(cause: unknown, origin: string = new URL(this.environment.endpoint).origin): HubFailure {
     const inner = (cause as Error).cause ?? cause;
     const { code, message } = inner as NodeJS.ErrnoException;
-    return new HubFailure(`${url.origin} cannot be reached (${code ?? message}). Check the connection, and HF_ENDPOINT if it is set.`, {
+    return new HubFailure(`${origin} cannot be reached (${code ?? message}). Check the connection, and HF_ENDPOINT if it is set.`, {
       cause,
     });
-  }
-
-  /** A connection that broke while a body was read. */
-  broken(cause: unknown): HubFailure {
-    return this.#broken(new URL(this.environment.endpoint), cause);
   }
 }
 
