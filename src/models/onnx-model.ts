@@ -30,6 +30,7 @@ import {
   type OnnxValueInfo,
   type Site,
   type Source,
+  settle,
   substitute,
   typeName,
   Value,
@@ -50,7 +51,7 @@ export interface OnnxPort extends TensorType {
 }
 
 /** Tables that follow from the configuration: no training ever changes them. */
-const derived = /(inv_freq|cos_cache|sin_cache|position_ids)$/;
+const derived = /(inv_freq|cos_cache|sin_cache|position_ids|masked_bias)$/;
 
 /**
  * The model that an .onnx file holds, rebuilt in operators with gradients. `forward` takes and gives tensors under the file's own names.
@@ -69,9 +70,14 @@ export class OnnxModel extends Module {
 
   constructor(open: OpenOnnx, options: OnnxModelOptions = {}) {
     super();
-    this.#open = open;
-    this.#fixed = new Map(Object.entries(options.fixed ?? {}).map(([name, value]) => [name, this.#constant(name, value)]));
-    this.#build(findLayers(open.graph));
+    const { fixed = {} } = options;
+    const condition = (name: string): boolean | undefined => {
+      const value = fixed[name] ?? storedFlag(open, name);
+      return value === undefined ? undefined : Boolean(typeof value === "object" ? value[0] : value);
+    };
+    this.#open = { ...open, graph: settle(open.graph, condition) };
+    this.#fixed = new Map(Object.entries(fixed).map(([name, value]) => [name, this.#constant(name, value)]));
+    this.#build(findLayers(this.#open.graph));
     this.assignNames();
     this.freeze();
   }
@@ -286,8 +292,10 @@ export class OnnxModel extends Module {
       if (own.length === 1 && !own[0]!.shared) this.#placeLayer(own[0]!);
     }
     const scales = scaleNames(this.#open.graph, layers);
+    const kernels = kernelNames(this.#open.graph);
     for (const tensor of this.#open.graph.initializers.values())
-      if (!this.#weights.has(tensor) && !scales.has(tensor.name)) this.#placeParameter(tensor);
+      if (!this.#weights.has(tensor) && !scales.has(tensor.name))
+        this.#placeParameter(tensor, !isAnonymous(tensor.name) || kernels.has(tensor.name));
     for (const layer of layers) if (!this.#sites.has(layer.last)) this.#placeLayer(layer);
   }
 
@@ -321,12 +329,11 @@ export class OnnxModel extends Module {
     this.#weights.set(tensor, parameter);
   }
 
-  /** A float weight that is no matrix of a layer becomes a parameter, unless its name says that it was a constant of the exporter's. */
-  #placeParameter(tensor: OnnxTensor): void {
+  /** A float weight that is no matrix of a layer becomes a parameter; a constant of the exporter's does not. */
+  #placeParameter(tensor: OnnxTensor, isWeight: boolean): void {
     const { dtype, shape, name } = tensor;
-    const trainable = (dtype === "float32" || dtype === "float16" || dtype === "bfloat16") && shape.length > 0 && !derived.test(name);
-    const isWeight = !isAnonymous(name) || (shape.length > 1 && /^(onnx::|val_)/.test(name));
-    if (!trainable || !isWeight || elementCount(shape) < 2) return;
+    const isFloating = dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
+    if (!isWeight || !isFloating || shape.length === 0 || elementCount(shape) < 2 || derived.test(name)) return;
     const parameter = new Parameter(shape, () => this.#open.storage(tensor));
     this.#weights.set(tensor, parameter);
     this.#paths.set(name, this.#place(name, parameter).path);
@@ -354,6 +361,12 @@ export class OnnxModel extends Module {
   }
 }
 
+/** A bool that the file itself holds. */
+function storedFlag(open: OpenOnnx, name: string): boolean | undefined {
+  const tensor = open.graph.initializers.get(name);
+  return tensor?.dtype === "bool" && elementCount(tensor.shape) === 1 ? Boolean(readStorage(open.storage(tensor))[0]) : undefined;
+}
+
 /** Operators whose other inputs say how integers are meant: those are no weights to train. */
 const scaling = /^(Dequantize|Quantize|DynamicQuantize|QLinear|MatMulNBits|MatMulBnb4|MatMulInteger|QMoE)/;
 
@@ -361,6 +374,12 @@ function scaleNames(graph: OnnxGraph, layers: readonly FoundLayer[]): ReadonlySe
   const names = graph.nodes.filter((node) => scaling.test(node.opType)).flatMap((node) => node.inputs.slice(1));
   const ofLayers = layers.map(({ weight }) => (weight.kind === "quantized" ? (weight.scale?.name ?? "") : ""));
   return new Set([...names, ...ofLayers]);
+}
+
+/** What only weights are read as, whatever their name: tables of embeddings, kernels and matrices. */
+function kernelNames(graph: OnnxGraph): ReadonlySet<string> {
+  const place: Readonly<Record<string, number>> = { Gather: 0, Conv: 1, ConvTranspose: 1, MatMul: 1, Gemm: 1, Attention: 1 };
+  return new Set(graph.nodes.flatMap((node) => node.inputs[place[node.opType] ?? Number.NaN] ?? []));
 }
 
 /** A part of a path as a field: never empty, and none of a module's own members. */

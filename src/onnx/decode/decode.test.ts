@@ -182,6 +182,37 @@ describe("control flow", () => {
       },
       { fixed: { use_cache_branch: false } },
     ));
+  test("the layers of a branch that is taken are found, as those of a merged decoder", () => {
+    const decoder = (scale: number) => ({
+      graph: graphProto({
+        initializers: { "model.fc.weight": f32([2, 2], scale, 0, 0, scale) },
+        nodes: [
+          { op: "MatMul", in: ["x", "model.fc.weight"], out: ["h"] },
+          { op: "Constant", in: [], out: ["/model/out/Constant_output_0"], attrs: { value: { tensor: sampled([2, 40]) } } },
+          { op: "MatMul", in: ["h", "/model/out/Constant_output_0"], out: ["r"], name: "/model/out/MatMul" },
+        ],
+        outputs: ["r"],
+      }),
+    });
+    const merged: ModelSpec = {
+      inputs: { x: ["float32", "n", 2], use_cache_branch: ["bool", 1] },
+      nodes: [{ op: "If", in: ["use_cache_branch"], out: ["y"], attrs: { then_branch: decoder(1), else_branch: decoder(2) } }],
+      outputs: ["y"],
+    };
+    return opened(
+      merged,
+      async (model) => {
+        expect([...model.namedModules()].filter(([, m]) => m instanceof LinearLayer).map(([path]) => path)).toEqual([
+          "model.fc",
+          "model.out",
+        ]);
+        expect(
+          Array.from(device.read((model.module("model.fc") as LinearLayer & { weight: Parameter }).weight).data as Float32Array),
+        ).toEqual([2, 0, 0, 2]);
+      },
+      { fixed: { use_cache_branch: false } },
+    );
+  });
   test("a fixed input that the file does not have", () =>
     withModelFile(modelBytes(spec), (file) =>
       expect(() => openOnnxModel(file, { fixed: { cache: 1 } })).toThrow(/no input "cache".*x, use_cache_branch/),

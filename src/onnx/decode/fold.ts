@@ -2,7 +2,7 @@
  * Operators on values that are known while tracing. This is what carries symbolic dims through the shape arithmetic of exported graphs, and constants
  * through their folding. A fold returns undefined where it cannot say the result; the operator's rule then computes it in the graph.
  */
-import { addDims, type Dim, type DType, divDims, elementCount, isFloat, mulDims, SymbolicDim, subDims } from "../../graph/index.ts";
+import { addDims, type Dim, type DType, divDims, elementCount, isFloat, mulDims, subDims } from "../../graph/index.ts";
 import type { NodeContext } from "./context.ts";
 import { type Content, content, maxContent, numbersOf, vectorContent } from "./value.ts";
 
@@ -325,6 +325,7 @@ export function fold(node: NodeContext): Content | undefined {
   const inputs = node.inputs.map((value) => value?.content);
   if (node.inputs.some((value, i) => value && !inputs[i])) return undefined;
   const result = rule(node, inputs as readonly Content[]);
-  const hasSymbols = result?.values.some((v) => v instanceof SymbolicDim);
-  return result && isFloat(result.dtype) && hasSymbols ? undefined : result;
+  // Floats are numbers, and integers whole ones: what else a rule makes of values that the operator does not allow is the graph's affair.
+  const isValue = (v: Dim) => (isFloat(result!.dtype) ? typeof v === "number" : typeof v !== "number" || Number.isInteger(v));
+  return result?.values.every(isValue) ? result : undefined;
 }

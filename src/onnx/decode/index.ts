@@ -15,4 +15,5 @@ export {
 } from "./model-file.ts";
 export { isAnonymous, modulePath } from "./names.ts";
 export { operatorNames } from "./rules/index.ts";
+export { settle } from "./settle.ts";
 export { content, maxContent, Value } from "./value.ts";

@@ -17,6 +17,6 @@ export function modulePath(node: OnnxNode): string | undefined {
 /** What the nodes of ours that a node becomes are called after. */
 export const tracePath = (node: OnnxNode): string => modulePath(node) ?? node.name.replace(/^\//, "");
 
-/** Names that exporters give to what had none: they say nothing. */
+/** Names that exporters give to what had none: they say nothing of the model. */
 export const isAnonymous = (initializer: string): boolean =>
-  /^(onnx::|val_|_v_|const_|[\w.]*_?\d+$)/.test(initializer) && !/\.weight\b/.test(initializer);
+  /^(\/|onnx::|val_|_v_|const_)/.test(initializer) || (/(^|_)\d+$/.test(initializer) && !/\.weight\b/.test(initializer));

@@ -3,7 +3,7 @@ import * as ops from "../../../ops/index.ts";
 import { agree, agreeToBroadcast } from "../agreement.ts";
 import type { NodeContext, Result, Rules } from "../context.ts";
 import { compareDims } from "../fold.ts";
-import { content, scalarContent, Value, vectorContent } from "../value.ts";
+import { content, maxContent, scalarContent, Value, vectorContent } from "../value.ts";
 
 function reshape(n: NodeContext): Tensor {
   const x = n.tensor(0);
@@ -108,6 +108,7 @@ function split(n: NodeContext): readonly Tensor[] {
 /** As many parts as the node has outputs; the last one may be smaller. */
 function equalParts(n: NodeContext, size: Dim): readonly Dim[] {
   const count = n.int("num_outputs", n.node.outputs.length);
+  if (count < 1 || count > n.node.outputs.length) throw n.fail(`it has ${n.node.outputs.length} outputs for ${count} parts`);
   const exact = divDims(size, count);
   if (exact !== undefined) return Array<Dim>(count).fill(exact);
   if (typeof size !== "number") throw n.fail(`an axis of ${size} cannot be told to fall into ${count} parts`, "onnx-dynamic-shape");
@@ -152,7 +153,9 @@ function sliceAxis(n: NodeContext, x: Tensor, axis: number, start: Dim, end: Dim
     throw n.fail("a slice that runs backwards needs bounds that are numbers", "onnx-dynamic-shape");
   const first = Math.min(Math.max(start < 0 ? start + size : start, 0), size - 1);
   const last = Math.min(Math.max(end < 0 ? end + size : end, -1), size - 1);
-  const rows = Array.from({ length: Math.max(0, Math.ceil((last - first) / step)) }, (_, i) => first + i * step);
+  const count = Math.max(0, Math.ceil((last - first) / step));
+  if (count > maxContent) throw n.fail(`a slice of ${count} elements that runs backwards in steps is not supported`);
+  const rows = Array.from({ length: count }, (_, i) => first + i * step);
   return ops.gather(x, Value.known(vectorContent(rows)).tensor, axis);
 }
 

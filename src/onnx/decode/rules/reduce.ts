@@ -1,4 +1,4 @@
-import { type Dim, sizeOf, type Tensor } from "../../../graph/index.ts";
+import { type Dim, EspalierError, sizeOf, type Tensor } from "../../../graph/index.ts";
 import * as ops from "../../../ops/index.ts";
 import type { NodeContext, Result, Rule, Rules } from "../context.ts";
 
@@ -14,11 +14,14 @@ function reduction(f: Reduction): Rule {
   };
 }
 
-/** The product along axes whose sizes are numbers; no exporter of transformers writes another. */
+/** The product along short axes whose sizes are numbers; no exporter of transformers writes another. */
 function product(x: Tensor, axes: readonly number[], { keepDims }: { keepDims: boolean }): Tensor {
   let y = x;
   for (const axis of axes) {
-    const rows = ops.split(y, x.shape[axis] as number, axis);
+    const size = x.shape[axis]!;
+    if (typeof size !== "number" || size < 1 || size > 64)
+      throw new EspalierError("onnx-dynamic-shape", `A product along an axis of size ${size} is not supported, only of 1 to 64 elements.`);
+    const rows = ops.split(y, size, axis);
     y = rows.reduce((a, b) => ops.mul(a, b));
   }
   return keepDims
