@@ -5,6 +5,7 @@ export default defineConfig({
   entry: [
     "src/index.ts",
     "src/*/index.ts",
+    "src/onnx/decode/index.ts",
     "src/runtime/{node,web}.ts",
     "src/data/records.ts",
     "src/inputs/text/tokenizer-directory.ts",

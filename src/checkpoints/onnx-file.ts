@@ -1,9 +1,10 @@
 import { fstatSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { dirname, isAbsolute, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { allocate, converted, dtypeSize, EspalierError, type FileStorage, type Storage, type TypedArray } from "../graph/index.ts";
 import { type OnnxFile, type OnnxTensor, parseOnnx, type StoredType, typeName } from "../onnx/decode/index.ts";
 import { WireReader } from "../onnx/wire-reader.ts";
 import { readStorage, withFile } from "../runtime/stored-values.ts";
+import { isInnerPath } from "./inner-path.ts";
 import { quoteName, safeElementCount } from "./safetensors-header.ts";
 
 /** A protocol buffer can be no larger; weights of larger models are external. */
@@ -118,18 +119,9 @@ class TensorReader {
     { location, offset, byteLength }: { location: string; offset: number; byteLength: number | undefined },
     needed: number,
   ): { file: string; offset: number; byteLength: number } {
-    const directory = dirname(this.#file);
-    const path = join(directory, location);
-    const inside = relative(directory, path);
-    if (
-      location === "" ||
-      isAbsolute(location) ||
-      inside === "" ||
-      inside.startsWith("..") ||
-      isAbsolute(inside) ||
-      location.includes("\0")
-    )
+    if (!isInnerPath(location.replace(/^(\.\/)+/, "")))
       throw this.#error("onnx-external", `its values are said to lie in ${quoteName(location)}, which is not within the model's directory`);
+    const path = join(dirname(this.#file), location);
     const length = byteLength ?? needed;
     if (![offset, length].every((n) => Number.isSafeInteger(n) && n >= 0))
       throw this.#error("onnx-external", `its values are said to be ${length} bytes from ${offset} of ${quoteName(location)}`);
