@@ -1,14 +1,16 @@
 import { existsSync, realpathSync } from "node:fs";
 import { basename, resolve } from "node:path";
-import { type DType, dtypeSize, EspalierError, elementCount, type Storage, type Traced, type Variable } from "../graph/index.ts";
+import { type DType, dtypeSize, EspalierError, elementCount, reachable, type Storage, type Traced, type Variable } from "../graph/index.ts";
 import { encode } from "../onnx/index.ts";
 import type { Provider } from "../ops/index.ts";
 import { readStorage, streamStorage } from "../runtime/stored-values.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 
 export interface WriteOnnxOptions {
-  /** Whether the weights go into a file of their own beside the model, `<file>.data`. Default: when they are larger than 100 MB together. */
+  /** Whether the weights go into a file of their own beside the model. Default: when they are larger than 100 MB together. */
   external?: boolean;
+  /** That file, in the model's directory. Default `<file>.data`. */
+  dataFile?: string;
   /** Whose operators are written. Default `onnx`: those of ONNX's own set, for any reader; `cpu` also writes ONNX Runtime's fused ones. */
   provider?: Provider;
 }
@@ -24,8 +26,8 @@ export interface WrittenOnnx {
 const externalFrom = 100e6;
 /** Smaller weights stay in the model file. */
 const leastExternal = 1024;
-/** What ONNX Runtime maps lies at a multiple of this. */
-const alignment = 64;
+/** Weights lie at multiples of a memory page, so that they can be mapped. */
+const alignment = 4096;
 /** Of a protocol buffer. */
 const maxModelBytes = 2 ** 31 - 1;
 
@@ -37,10 +39,11 @@ const maxModelBytes = 2 ** 31 - 1;
  * @throws EspalierError `save-onto-source`, `onnx-too-large`, `disk-full`, `not-writable`, `duplicate-name`
  */
 export function writeOnnxFile(file: string, traced: Traced, options: WriteOnnxOptions = {}): WrittenOnnx {
-  const dataFile = `${file}.data`;
-  const variables = [...traced.graph.variables.keys()];
+  const dataFile = options.dataFile ?? `${file}.data`;
+  const live = reachable(Object.values(traced.outputs));
+  const variables = [...traced.graph.variables].filter(([, { node }]) => live.has(node)).map(([variable]) => variable);
   refuseSources([file, dataFile], variables);
-  const total = variables.reduce((n, v) => n + byteLengthOf(v, v.dtype), 0);
+  const total = variables.reduce((n, v) => n + byteLengthOf(v, (v.frozen && v.constantDtype) || v.dtype), 0);
   const placed: { variable: Variable; dtype: DType; offset: number }[] = [];
   let end = 0;
   const place = (variable: Variable, dtype: DType) => {

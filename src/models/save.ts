@@ -61,7 +61,8 @@ function refuseOwnSource(storage: Storage, directory: string): void {
   );
 }
 
-function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions, dtype: "f32" | "bf16"): Record<string, unknown> {
+/** The configuration that is saved with a model. */
+export function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions, dtype: "f32" | "bf16"): Record<string, unknown> {
   const kept: Record<string, unknown> = source === undefined ? { ...model.config } : sourceConfig(source);
   kept.architectures = [model.architecture];
   // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
@@ -78,7 +79,8 @@ function sourceConfig(source: string): Record<string, unknown> {
   return openCheckpoint(source).config as Record<string, unknown>;
 }
 
-function filesToCopy(source: string | undefined, model: SaveableModel): Record<string, string | Uint8Array> {
+/** What is saved beside a model, by name. */
+export function filesToCopy(source: string | undefined, model: SaveableModel): Record<string, string | Uint8Array> {
   if (source === undefined) return {};
   const gguf = findGguf(source);
   if (gguf !== undefined) {

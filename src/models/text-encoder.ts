@@ -191,8 +191,12 @@ export class EncoderForSequenceClassification<C extends LanguageModelConfig = La
   }
 
   forward(ids: Tensor, lengths: Tensor): Tensor {
-    const attentionMask = lengthMask(lengths, ids.shape[1]!);
-    return this.#head.forward(fieldsOf(this), this.encoder.forward({ ids, attentionMask }));
+    return this.classify({ ids, attentionMask: lengthMask(lengths, ids.shape[1]!) });
+  }
+
+  /** {@link forward} for any mask, and with token types where two texts are told apart. */
+  classify(inputs: EncoderInputs): Tensor {
+    return this.#head.forward(fieldsOf(this), this.encoder.forward(inputs));
   }
 }
 
@@ -213,8 +217,12 @@ export class SentenceEncoder<C extends LanguageModelConfig = LanguageModelConfig
 
   /** → [batch, width]. */
   forward(inputs: EncoderInputs): Tensor {
-    const { hidden } = this.encoder.forward(inputs);
-    const pooled = pool(hidden, inputs.attentionMask, this.pooling);
+    return this.embed(this.encoder.forward(inputs), inputs.attentionMask);
+  }
+
+  /** The encoder's outputs → [batch, width]. */
+  embed({ hidden }: EncoderOutputs, attentionMask: Tensor | undefined): Tensor {
+    const pooled = pool(hidden, attentionMask, this.pooling);
     return this.normalize ? div(pooled, maximum(sqrt(sumOfSquares(pooled, -1, { keepDims: true })), 1e-12)) : pooled;
   }
 }

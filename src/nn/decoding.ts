@@ -4,6 +4,7 @@ import {
   add,
   attentionOver,
   causalAttention,
+  concat,
   expand,
   greater,
   hiddenScore,
@@ -36,6 +37,11 @@ export interface DecoderInputs {
   visible?: Tensor | undefined;
   /** One entry per layer: keys and values of earlier tokens. Places that hold none yet are for `visible` to hide. */
   past?: readonly KeyValues[] | undefined;
+  /**
+   * Whether attention reads `past` and the tokens' own keys and values as one tensor ({@link joinKeyValues}), which is a copy of both. It pays where
+   * that tensor is wanted anyway. Default: it reads the two one after the other and joins the scores.
+   */
+  joinPast?: boolean | undefined;
 }
 
 export interface DecoderOutputs {
@@ -52,6 +58,7 @@ export class DecoderContext {
   /** int64 [batch, keys]. */
   readonly keyPositions: Tensor;
   readonly visible: Tensor | undefined;
+  readonly joinPast: boolean;
   readonly #masks = new Map<number | undefined, Tensor | undefined>();
 
   /** @param hidden the embedded tokens, [batch, time, …] */
@@ -65,6 +72,7 @@ export class DecoderContext {
     this.positions = inputs.positions ?? expand(unsqueeze(range(time), 0), [batch, time]);
     this.keyPositions = inputs.keyPositions ?? this.positions;
     this.visible = inputs.visible;
+    this.joinPast = inputs.joinPast ?? false;
   }
 
   /**
@@ -115,7 +123,19 @@ export function attend(
   const { window, bias, ...rest } = options;
   const mask = bias ? add(context.explicitMask(window), bias) : context.mask(window);
   if (!mask) return causalAttention(q, present.key, present.value, rest);
-  return attentionOver(q, past ? [past, present] : [present], { ...rest, mask });
+  const sources = past ? (context.joinPast ? [joinKeyValues(past, present)] : [past, present]) : [present];
+  return attentionOver(q, sources, { ...rest, mask });
+}
+
+const joined = new WeakMap<KeyValues, KeyValues>();
+
+/** Keys and values of earlier tokens and of these, along time. The same tensors for the same `present` at every call. */
+export function joinKeyValues(past: KeyValues, present: KeyValues): KeyValues {
+  const known = joined.get(present);
+  if (known) return known;
+  const both = { key: concat([past.key, present.key], 2), value: concat([past.value, present.value], 2) };
+  joined.set(present, both);
+  return both;
 }
 
 /** [batch, time, heads·width] → [batch, heads, time, width]. */

@@ -24,7 +24,7 @@ export class QuantizedLinear extends LinearLayer {
     this.dtype = dtype;
     this.bias = linear.bias;
     const { storage, name } = linear.weight;
-    const rows = linear.layout === "out-in" ? rowsOf : columnsOf;
+    const rows = linear.layout === "out-in" ? streamRows : columnsOf;
     const quantize = (): Quantized => {
       const quantizer = rowQuantizer(dtype, inFeatures, outFeatures);
       rows(storage, stream, inFeatures, (row) => quantizer.add(row));
@@ -74,7 +74,7 @@ const isHeld = (storage: Storage): boolean => storage.kind === "memory" || (stor
 type RowReader = (storage: Storage, stream: FloatStream, width: number, take: (row: Float32Array) => void) => void;
 
 /** The rows of [out, in], put together from the parts. A row counts until the next one. */
-const rowsOf: RowReader = (storage, stream, width, take) => {
+export const streamRows: RowReader = (storage, stream, width, take) => {
   const row = new Float32Array(width);
   let filled = 0;
   stream(storage, (part) => {

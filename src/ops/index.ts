@@ -18,5 +18,6 @@ export * from "./pool.ts";
 export * from "./quantized.ts";
 export * from "./random.ts";
 export * from "./reduce.ts";
+export * from "./rewrite.ts";
 export * from "./rotary.ts";
 export * from "./softmax.ts";

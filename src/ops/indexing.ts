@@ -1,4 +1,4 @@
-import { currentGraph, type Dim, dimsEqual, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
+import { currentGraph, type Dim, dimsEqual, type Node, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
 import { defineOp, normalizeAxis, shapeError } from "./define.ts";
 import { cast, equal } from "./elementwise.ts";
 import { dims, int64s, node, scalar } from "./emission.ts";
@@ -26,6 +26,10 @@ export const gather = (x: Tensor, indices: Tensor, axis = 0): Tensor =>
 
 /** Embedding lookup: rows of `table` [vocabulary, width] for int64 `ids` [...] → [..., width]. */
 export const embedding = (ids: Tensor, table: Tensor): Tensor => gather(table, ids, 0);
+
+/** The operands of an {@link embedding}. */
+export const lookupOf = ({ op, attrs, inputs }: Node): { table: Tensor; ids: Tensor } | undefined =>
+  op === gatherOp && attrs.axis === 0 ? { table: inputs.x!, ids: inputs.indices! } : undefined;
 
 function moveAxis(x: Tensor, from: number, to: number): Tensor {
   if (from === to) return x;

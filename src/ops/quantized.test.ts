@@ -1,8 +1,21 @@
 import { describe, expect, test } from "vitest";
 import { vjp } from "../../src/autodiff/index.ts";
 import { type Tensor, trace } from "../../src/graph/index.ts";
-import { checkOp, checkRejects, checkSymbolic, host, numbers, runOnce, sample, type Values, values } from "../../tests/ops/harness.ts";
+import { runPlain, withModelFile } from "../../tests/onnx-models.ts";
+import {
+  checkOp,
+  checkRejects,
+  checkSymbolic,
+  expectClose,
+  host,
+  numbers,
+  runOnce,
+  sample,
+  type Values,
+  values,
+} from "../../tests/ops/harness.ts";
 import { providers } from "../../tests/ops/providers.ts";
+import { encode } from "../onnx/index.ts";
 import * as ops from "./index.ts";
 
 /** Rows of `x` times a weight [out, in]. */
@@ -90,6 +103,30 @@ describe("int8Linear", () => {
         expect(relativeError(rowOf(dx, r, inner), rowOf(floatDx, r, inner))).toBeLessThan(0.01);
       }
     });
+
+  test("ONNX's own operators compute what ONNX Runtime's do", async () => {
+    const feeds = { x: host(wide, "float32"), weight: host(ints, "float32"), scale: host(scales, "float32") };
+    const traced = trace(feeds, (i) => ({ y: ops.int8Linear(i.x, i.weight, i.scale) }));
+    const { bytes } = encode(traced, { provider: "onnx", values: () => new Float32Array() });
+    const standard = await withModelFile(bytes, (file) => runPlain(file, feeds));
+    const fused = await runOnce("cpu", traced, feeds);
+    expectClose(numbers(standard.y!), numbers(fused.y!), 1e-5, "y");
+  });
+
+  // A row of the table is an output of the product.
+  const table = values([3, 2], [1, -4, 2, 5, 3, -127], "int8");
+  checkOp("the rows of a table as outputs", {
+    inputs: { x: values([1, 2], [127, -64]), table, scale },
+    fn: (i) => ops.int8TableProduct(i.x, i.table, i.scale),
+    expected: [0.5 * (127 + 256), 2 * 127 - 5 * 64, 2 * (3 * 127 + 127 * 64)],
+    gradient: false,
+  });
+  checkOp("rows looked up", {
+    inputs: { ids: values([1, 2], [2, 0], "int64"), table, scale },
+    fn: (i) => ops.int8Lookup(i.ids, i.table, i.scale),
+    expected: [6, -254, 0.5, -2],
+    gradient: false,
+  });
 
   test("NaN stays NaN", async () => {
     const broken = values([1, 2], [Number.NaN, 1]);

@@ -6,9 +6,11 @@
  */
 import { type Dim, dimsEqual, reachable, type Tensor, type Traced } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
-import { mul } from "./elementwise.ts";
+import { cast, mul } from "./elementwise.ts";
 import { contrib, int64s, node, type Ref, scalar } from "./emission.ts";
+import { embedding } from "./indexing.ts";
 import { matmul } from "./matmul.ts";
+import { unsqueeze } from "./movement.ts";
 
 interface Int8Operands {
   x: Tensor;
@@ -38,10 +40,15 @@ const int8ProductOp = defineOp<Int8Operands, { transpose: boolean }>({
     const relative = node("Div", [x, range]);
     const step = scalar("float32", 1 / 127);
     const w = transpose ? node("Transpose", [weight], { perm: [1, 0] }) : weight;
-    if (provider === "cpu" || provider === "wasm") {
+    if (provider !== "webgpu") {
       // Unsigned rows around 128: ONNX Runtime has a vectorised product of uint8 with int8, but none of int8 with int8.
       const middle = scalar("uint8", 128);
       const rows = node("QuantizeLinear", [relative, step, middle]);
+      if (provider === "onnx") {
+        const sums = node("Cast", [node("MatMulInteger", [rows, w, middle])], { to: { dtype: "float32" } });
+        const product = node("Mul", [sums, node("Mul", [range, step])]);
+        return scale ? node("Mul", [product, scale]) : product;
+      }
       return node("Mul", [node("MatMulIntegerToFloat", [rows, w, step, scale ?? scalar("float32", 1), middle], {}, contrib), range]);
     }
     const rows = node("Round", [node("Mul", [relative, scalar("float32", 127)])]);
@@ -66,6 +73,13 @@ const int8Product = (x: Tensor, weight: Tensor, scale: Tensor | undefined, trans
  * The weight lies as [in, out] because ONNX's integer product knows no transposes; the gradient transposes it anew in each run.
  */
 export const int8Linear = (x: Tensor, weight: Tensor, scale: Tensor): Tensor => int8Product(x, weight, scale, false);
+
+/** {@link int8Linear} with the rows of a table: `weight` int8 [out, in], `scale` [out]. For tables that {@link int8Lookup} reads too. */
+export const int8TableProduct = (x: Tensor, weight: Tensor, scale: Tensor): Tensor => int8Product(x, weight, scale, true);
+
+/** Rows of a table that is kept in 8 bits: int64 `ids` [...] → [..., width]. `weight` int8 [vocabulary, width], `scale` [vocabulary]. */
+export const int8Lookup = (ids: Tensor, weight: Tensor, scale: Tensor): Tensor =>
+  mul(cast(embedding(ids, weight), "float32"), unsqueeze(embedding(ids, scale), -1));
 
 /** How 4 bits are read: as −8 … 7, or as the quantiles of a normal distribution that QLoRA calls NormalFloat. */
 export type BlockCode = "int4" | "nf4";
