@@ -1,4 +1,15 @@
-import { constantOp, dtypeSize, elementCount, inputOp, reachable, type Tensor, type Traced, variableOp } from "../graph/index.ts";
+import {
+  constantOp,
+  type DType,
+  dtypeSize,
+  elementCount,
+  inputOp,
+  reachable,
+  type Tensor,
+  type Traced,
+  type Variable,
+  variableOp,
+} from "../graph/index.ts";
 import { countMatmulFlops } from "../ops/index.ts";
 
 export interface StepEstimate {
@@ -44,9 +55,10 @@ export function estimateStep(traced: Traced): StepEstimate {
   const held = new Set<Tensor>();
   for (const [at, n] of nodes.entries()) {
     if (n.op === variableOp) {
-      const variable = n.outputs[0]!;
-      if ((n.attrs.variable as { frozen: boolean }).frozen) frozenBytes += bytesOf(variable);
-      else stateBytes += 2 * bytesOf(variable);
+      const { frozen, dtype, constantDtype = dtype, shape } = n.attrs.variable as Variable;
+      const bytes = (type: DType) => elementCount(shape) * dtypeSize[type];
+      if (frozen) frozenBytes += bytes(constantDtype);
+      else stateBytes += 2 * bytes(dtype);
     } else if (n.op !== inputOp && n.op !== constantOp) {
       for (const t of n.outputs) {
         if (rootOf(t) !== t || !lastUse.has(t)) continue;
