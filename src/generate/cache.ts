@@ -9,9 +9,9 @@ const block = 64;
  */
 export class KeyValueCache {
   readonly #names: readonly string[];
-  readonly #planes: number;
+  readonly #kvHeads: number;
   readonly #width: number;
-  readonly #batch: number;
+  #batch: number;
   readonly #limit: number;
   #capacity = 0;
   #length = 0;
@@ -22,7 +22,7 @@ export class KeyValueCache {
   constructor(names: readonly string[], shape: { batch: number; kvHeads: number; width: number; limit: number }) {
     this.#names = names;
     this.#batch = shape.batch;
-    this.#planes = shape.batch * shape.kvHeads;
+    this.#kvHeads = shape.kvHeads;
     this.#width = shape.width;
     this.#limit = shape.limit;
   }
@@ -50,6 +50,27 @@ export class KeyValueCache {
     this.#length += time;
   }
 
+  /** Row `i` becomes what row `rows[i]` was: rows may be repeated, left out and added. */
+  reorder(rows: readonly number[]): void {
+    const row = this.#kvHeads * this.#capacity * this.#width;
+    this.#buffers = this.#buffers.map((buffer) => {
+      const reordered = new Float32Array(rows.length * row);
+      for (const [to, from] of rows.entries()) reordered.set(buffer.subarray(from * row, (from + 1) * row), to * row);
+      return reordered;
+    });
+    this.#batch = rows.length;
+    this.#setFeeds();
+  }
+
+  /** Room for the first tokens, so that the inputs exist before there is one. */
+  reserve(): void {
+    if (this.#capacity === 0) this.#grow(0);
+  }
+
+  get #planes(): number {
+    return this.#batch * this.#kvHeads;
+  }
+
   #grow(needed: number): void {
     // One spare place at least, so that the next token needs no growth right away.
     const capacity = Math.min(Math.ceil((needed + 1) / block) * block, Math.max(this.#limit, needed));
@@ -63,7 +84,11 @@ export class KeyValueCache {
       return grown;
     });
     this.#capacity = capacity;
-    const shape = [this.#batch, this.#planes / this.#batch, capacity, this.#width];
+    this.#setFeeds();
+  }
+
+  #setFeeds(): void {
+    const shape = [this.#batch, this.#kvHeads, this.#capacity, this.#width];
     this.#feeds = Object.fromEntries(this.#names.map((name, i) => [name, hostTensor("float32", shape, this.#buffers[i]!)]));
   }
 }

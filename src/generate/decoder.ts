@@ -74,12 +74,30 @@ export class Decoder {
   }
 }
 
-/** Sequences being continued, one per row. */
-export class Decoding {
+/** What a search needs of sequences being continued, one per row. */
+export interface Continuation {
+  readonly batch: number;
+  /** Logits of a row's next token, [vocabulary]. Yours to change. */
+  logits(row?: number): Float32Array;
+  /** Adds one token per row and computes the logits of the next ones. */
+  push(ids: readonly number[]): Promise<void>;
+  /** Row `i` becomes what row `rows[i]` was: rows may be repeated, left out and added. */
+  reorder(rows: readonly number[]): void;
+}
+
+/** Rows of `size` numbers, in another order. */
+export function gatherRows(values: Float32Array, size: number, rows: readonly number[]): Float32Array {
+  const gathered = new Float32Array(rows.length * size);
+  for (const [to, from] of rows.entries()) gathered.set(values.subarray(from * size, (from + 1) * size), to * size);
+  return gathered;
+}
+
+/** Sequences being continued by a decoder. */
+export class Decoding implements Continuation {
   readonly #decoder: Decoder;
   readonly #step: Program;
   readonly #cache: KeyValueCache;
-  readonly #start: HostTensor;
+  #start: HostTensor;
   #logits: Float32Array;
 
   constructor(decoder: Decoder, step: Program, cache: KeyValueCache, start: HostTensor, logits: Float32Array) {
@@ -99,13 +117,22 @@ export class Decoding {
     return this.#cache.length;
   }
 
-  /** Logits of a row's next token, [vocabulary]. Yours to change. */
   logits(row = 0): Float32Array {
     const size = this.#logits.length / this.batch;
     return this.#logits.subarray(row * size, (row + 1) * size);
   }
 
-  /** Adds one token per row and computes the logits of the next ones. */
+  reorder(rows: readonly number[]): void {
+    const size = this.#logits.length / this.batch;
+    this.#logits = gatherRows(this.#logits, size, rows);
+    this.#start = hostTensor(
+      "int64",
+      [rows.length],
+      BigInt64Array.from(rows, (row) => (this.#start.data as BigInt64Array)[row]!),
+    );
+    this.#cache.reorder(rows);
+  }
+
   async push(ids: readonly number[]): Promise<void> {
     if (ids.length !== this.batch)
       throw new EspalierError("shape-mismatch", `A step takes one token per row: ${this.batch} were needed, ${ids.length} given.`);

@@ -77,7 +77,7 @@ export function traceStep(model: CausalLM, cache: CacheShape): Traced {
   });
 }
 
-const joined = (present: readonly KeyValues[]): Tensor =>
+export const joined = (present: readonly KeyValues[]): Tensor =>
   concat(
     present.flatMap(({ key, value }) => [key, value]),
     0,

@@ -1,5 +1,6 @@
 /** Every model family, and how `config.json` picks one. */
 import { EspalierError, nearestNames } from "../graph/index.ts";
+import { bart } from "./bart.ts";
 import { bert } from "./bert.ts";
 import { bloom } from "./bloom.ts";
 import { clip } from "./clip.ts";
@@ -16,6 +17,7 @@ import { opt } from "./opt.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen } from "./qwen.ts";
 import { roberta } from "./roberta.ts";
+import { t5 } from "./t5.ts";
 import { deit, vit } from "./vit.ts";
 import { hubert, wav2vec2 } from "./wav2vec2.ts";
 import { whisper } from "./whisper.ts";
@@ -34,6 +36,8 @@ export const families: readonly Family[] = [
   roberta,
   distilbert,
   electra,
+  t5,
+  bart,
   vit,
   deit,
   dinov2,

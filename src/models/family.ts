@@ -2,6 +2,7 @@ import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
 import type { ClipModel } from "./clip.ts";
 import type { CtcModel, SpeechModel } from "./ctc-model.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
+import type { Seq2SeqLM, Seq2SeqOptions, TextSource } from "./seq2seq.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 import type { WhisperForConditionalGeneration } from "./whisper.ts";
 
@@ -35,6 +36,8 @@ export interface Family<C = any> {
   maskedLM?(config: C, seed?: number): MaskedLM;
   /** A vector for each text. */
   sentenceEncoder?(config: C, seed?: number): SentenceEncoder;
+  /** One sequence in, another out. */
+  seq2seq?(config: C, options?: Seq2SeqOptions): Seq2SeqLM<TextSource>;
   /** Images → features. */
   imageModel?(config: C, seed?: number): ImageModel;
   /** One of several labels for an image. */
@@ -56,6 +59,7 @@ export type Task =
   | "tokenClassifier"
   | "maskedLM"
   | "sentenceEncoder"
+  | "seq2seq"
   | "imageModel"
   | "imageClassifier"
   | "imageTextModel"
@@ -70,6 +74,7 @@ export const taskNames: Readonly<Record<Task, string>> = {
   tokenClassifier: "a token classifier",
   maskedLM: "a masked language model",
   sentenceEncoder: "a sentence encoder",
+  seq2seq: "a sequence-to-sequence model",
   imageModel: "an encoder of images",
   imageClassifier: "a classifier of images",
   imageTextModel: "an encoder of images and texts",

@@ -1,0 +1,54 @@
+/** Models that read one sequence and write another: what the rest of the house knows of them. */
+import { atPath, type Tensor } from "../graph/index.ts";
+import { type DecoderInputs, type DecoderOutputs, type Embedding, type KeyValues, type Layer, Module } from "../nn/index.ts";
+import { linear } from "../ops/index.ts";
+import type { LanguageModelConfig } from "./causal-lm.ts";
+
+/** What the decoder sees of the encoded sequence. */
+export interface Encoded {
+  /** One entry per decoder layer: keys and values of the encoder's states, [batch, heads, source, width]. They serve every step. */
+  keyValues: readonly KeyValues[];
+  /** Added to the scores of cross-attention, broadcasts against [batch, heads, time, source]; undefined where everything may be seen. */
+  mask?: Tensor | undefined;
+}
+
+/** An encoder–decoder. `Source` is what the encoder reads: ids and their mask for text, features for speech. */
+export abstract class Seq2SeqLM<
+  Source extends Readonly<Record<string, Tensor | undefined>> = Readonly<Record<string, Tensor | undefined>>,
+> extends Module {
+  /** The class's name in transformers, as config.json states it. */
+  abstract readonly architecture: string;
+  abstract readonly config: LanguageModelConfig;
+  /** Tokens that the decoder can write; Infinity where nothing limits it. */
+  abstract get contextLength(): number;
+  /** The token that every answer starts from, and is not part of it. */
+  abstract get startId(): number;
+  /** The decoder's table of tokens. */
+  abstract get embedding(): Embedding;
+  /** The output head; undefined where the embedding serves as the head. */
+  abstract get head(): Layer | undefined;
+  /** Names, types and sizes of the encoder's inputs follow from the family; see `encoderInputs` in `generate/`. */
+  abstract encode(source: Source): Encoded;
+  /** Continues the answer: `inputs` are the decoder's own tokens, with `past` as in a decoder. */
+  abstract decode(inputs: DecoderInputs, encoded: Encoded): DecoderOutputs;
+
+  /** The whole model, as in training: source and the answer's tokens so far → the decoder's states. */
+  forward(source: Source, inputs: DecoderInputs): DecoderOutputs {
+    return this.decode(inputs, this.encode(source));
+  }
+
+  /** hidden [..., width] → [..., vocabulary]. */
+  logits(hidden: Tensor): Tensor {
+    return this.head ? this.head.forward(hidden) : atPath("lm_head", () => linear(hidden, this.embedding.weight.value));
+  }
+}
+
+/** Text in, text out: ids int64 [batch, source], and a mask with 1 where there is a token. */
+export type TextSource = { ids: Tensor; attentionMask?: Tensor | undefined };
+
+/** The builder's answer to a checkpoint that holds a head of its own. */
+export interface Seq2SeqOptions {
+  seed?: number;
+  /** Whether the head has a weight of its own instead of the embedding's. */
+  ownHead?: boolean;
+}
