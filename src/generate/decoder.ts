@@ -10,6 +10,8 @@ import { pastNames, tracePrefill, traceStep } from "./programs.ts";
  */
 export class Decoder {
   readonly model: CausalLM;
+  /** Tokens of prompt and answer together that the model can see. */
+  readonly context: number;
   readonly #prefill: Program;
   readonly #step: Program;
   readonly #cache: { names: readonly string[]; kvHeads: number; width: number };
@@ -21,6 +23,7 @@ export class Decoder {
     cache: { names: readonly string[]; kvHeads: number; width: number },
   ) {
     this.model = model;
+    this.context = model.contextLength;
     this.#prefill = prefill;
     this.#step = step;
     this.#cache = cache;
@@ -30,11 +33,6 @@ export class Decoder {
     const { traced: prefill, cache } = tracePrefill(model);
     const [compiledPrefill, compiledStep] = await Promise.all([device.compile(prefill), device.compile(traceStep(model, cache))]);
     return new Decoder(model, compiledPrefill, compiledStep, { names: pastNames(cache.layers), ...cache });
-  }
-
-  /** Tokens of prompt and answer together that the model can see. */
-  get context(): number {
-    return this.model.contextLength;
   }
 
   /** Reads prompts of any lengths. Each row then goes on as it would alone. */
@@ -51,11 +49,13 @@ export class Decoder {
       start[row] = BigInt(time - prompt.length);
       for (const [i, id] of prompt.entries()) ids[row * time + time - prompt.length + i] = BigInt(id);
     }
-    const cache = new KeyValueCache(this.#cache.names, { ...this.#cache, batch, limit: this.context });
     const starts = hostTensor("int64", [batch], start);
     const { logits, present } = await this.#prefill.run({ ids: hostTensor("int64", [batch, time], ids), start: starts });
-    cache.append(present!.data as Float32Array, time);
-    return new Decoding(this, this.#step, cache, starts, logits!.data as Float32Array);
+    // A model with virtual tokens has made keys and values for these as well.
+    const columns = present!.shape[2]!;
+    const cache = new KeyValueCache(this.#cache.names, { ...this.#cache, batch, limit: this.context + columns - time });
+    cache.append(present!.data as Float32Array, columns);
+    return new Decoding(this, this.#step, cache, { start: starts, logits: logits!.data as Float32Array, length: time });
   }
 
   async dispose(): Promise<void> {
@@ -99,13 +99,20 @@ export class Decoding implements Continuation {
   readonly #cache: KeyValueCache;
   #start: HostTensor;
   #logits: Float32Array;
+  #length: number;
 
-  constructor(decoder: Decoder, step: Program, cache: KeyValueCache, start: HostTensor, logits: Float32Array) {
+  constructor(
+    decoder: Decoder,
+    step: Program,
+    cache: KeyValueCache,
+    { start, logits, length }: { start: HostTensor; logits: Float32Array; length: number },
+  ) {
     this.#decoder = decoder;
     this.#step = step;
     this.#cache = cache;
     this.#start = start;
     this.#logits = logits;
+    this.#length = length;
   }
 
   get batch(): number {
@@ -114,7 +121,7 @@ export class Decoding implements Continuation {
 
   /** Columns so far: the tokens of the longest row. */
   get length(): number {
-    return this.#cache.length;
+    return this.#length;
   }
 
   logits(row = 0): Float32Array {
@@ -141,10 +148,11 @@ export class Decoding implements Continuation {
     const { logits, present } = await this.#step.run({
       ids: hostTensor("int64", [this.batch, 1], BigInt64Array.from(ids, BigInt)),
       start: this.#start,
-      length: hostTensor("int64", [1], BigInt64Array.of(BigInt(this.length))),
+      length: hostTensor("int64", [1], BigInt64Array.of(BigInt(this.#cache.length))),
       ...this.#cache.feeds,
     });
     this.#cache.append(present!.data as Float32Array, 1);
+    this.#length++;
     this.#logits = logits!.data as Float32Array;
   }
 }
