@@ -7,7 +7,7 @@ import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
 import { DecoderForSequenceClassification, loadCausalLM, loadSequenceClassifier, setBaseDtype } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import { chatTask } from "../train/tasks/chat.ts";
-import { classificationTask, collectLabels, initialiseHeadFromLabels } from "../train/tasks/classification.ts";
+import { classificationTask, collectLabels, defaultTemplate, initialiseHeadFromLabels } from "../train/tasks/classification.ts";
 import { languageModelingTask } from "../train/tasks/language-modeling.ts";
 import type { Task } from "../train/tasks/task.ts";
 import { chatTemplateOf } from "./chat-format.ts";
@@ -57,7 +57,7 @@ export async function prepareTask(
   const task = classificationTask(model, tokenizer, device, {
     ...common,
     labels,
-    template: flags.template,
+    template: flags.template ?? defaultTemplate(model),
     maxLength: flags.maxLength,
     positive: flags.positive,
   });

@@ -10,7 +10,6 @@ import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
 import { type ScheduleName, schedule, scheduleNames } from "../../train/schedules.ts";
-import { defaultTemplate } from "../../train/tasks/classification.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { train } from "../../train/trainer.ts";
 import { baseDtypeOption } from "../base-dtype-option.ts";
@@ -35,7 +34,7 @@ export interface TrainFlags {
   chatFormat?: string;
   textColumn?: string;
   labelColumn?: string;
-  template: string;
+  template?: string;
   positive?: string;
   heldOut: number;
   method: "lora" | "none";
@@ -99,7 +98,10 @@ export function trainCommand(): Command {
     )
     .option("--text-column <name>", "column or key of the text (default: text)")
     .option("--label-column <name>", "column or key of the label (default: label)")
-    .option("--template <text>", "how a text is put to a classifier", defaultTemplate)
+    .option(
+      "--template <text>",
+      "how a text is put to a classifier (default: {text} and a line 'Label:' for decoders, {text} for encoders)",
+    )
     .addOption(chatFormatOption())
     .option("--positive <label>", "label that F1 and ROC AUC speak of (default: the rarer one)")
     .option("--held-out <share>", "share of the data held out", number(0.001, 0.9), 0.2)

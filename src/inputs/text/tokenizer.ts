@@ -106,7 +106,7 @@ export class Tokenizer {
     if (!this.#pieces && literal.length === 0)
       return this.#checked(this.#guard(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids));
     const ids: number[] = [];
-    if (addSpecialTokens) ids.push(...this.#surroundings().prefix);
+    if (addSpecialTokens) ids.push(...this.surroundings.prefix);
     const sections = this.#addedPattern ? splitAtTokens(text, this.#addedPattern, literal) : [text];
     if (!this.#pieces) ids.push(...this.#checked(this.#guard(() => this.#renamed.encode(sections))));
     else
@@ -114,7 +114,7 @@ export class Tokenizer {
         if (i % 2 === 1) ids.push(this.#added.get(sections[i]!)!);
         else if (sections[i] !== "") this.#encodePieces(sections[i]!, ids);
       }
-    if (addSpecialTokens) ids.push(...this.#surroundings().suffix);
+    if (addSpecialTokens) ids.push(...this.surroundings.suffix);
     if (literal.length > 0) this.#refuseSpelledTokens(ids, sections, text, literal);
     return ids;
   }
@@ -207,7 +207,7 @@ export class Tokenizer {
   }
 
   /** What the post-processor puts before and after a text, seen from an example. */
-  #surroundings(): { prefix: number[]; suffix: number[] } {
+  get surroundings(): { readonly prefix: readonly number[]; readonly suffix: readonly number[] } {
     if (!this.#around) {
       const bare = this.#checked(this.#guard(() => this.#library.encode("a", { add_special_tokens: false }).ids));
       const whole = this.#checked(this.#guard(() => this.#library.encode("a", { add_special_tokens: true }).ids));

@@ -2,7 +2,7 @@ import { classificationBatches, type EncodedExample, type Example, type Truncati
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { SequenceClassifier } from "../../models/causal-lm.ts";
-import type { DecoderForSequenceClassification } from "../../models/decoder-family.ts";
+import { DecoderForSequenceClassification } from "../../models/decoder-family.ts";
 import { floats, type Linear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
@@ -10,12 +10,16 @@ import { accuracy, macroF1, majorityClass, precisionRecallF1, rocAuc } from "../
 import { sequenceClassification } from "../objectives.ts";
 import type { Task, TaskRecord } from "./task.ts";
 
-/** How a text is put before the classifier: its place is marked by `{text}`. The answer is read at the last token. */
-export const defaultTemplate = "{text}\n\nLabel:";
+/**
+ * How a text is put before a classifier where nothing else is said: its place is marked by `{text}`. A decoder answers at the last token, which the
+ * template ends with; an encoder reads the text alone.
+ */
+export const defaultTemplate = (model: SequenceClassifier): string =>
+  model instanceof DecoderForSequenceClassification ? "{text}\n\nLabel:" : "{text}";
 
 export interface ClassifierOptions {
   labels: readonly string[];
-  /** Default {@link defaultTemplate}. */
+  /** See {@link defaultTemplate}. */
   template: string;
   /** Tokens per text, template included. */
   maxLength: number;
@@ -34,8 +38,11 @@ export class ClassifierEncoder {
       throw new EspalierError("bad-option", `The template ${JSON.stringify(template)} must contain {text} once.`);
     const encode = (text: string) => (text === "" ? [] : tokenizer.encode(text, { addSpecialTokens: false }));
     this.#tokenizer = tokenizer;
-    this.#before = [...(tokenizer.bosId === undefined ? [] : [tokenizer.bosId]), ...encode(before!)];
-    this.#after = encode(after);
+    const { prefix, suffix } = tokenizer.surroundings;
+    // Tokenizers of decoders often add nothing by themselves, though their models were taught a start token.
+    const start = prefix.length + suffix.length > 0 || tokenizer.bosId === undefined ? prefix : [tokenizer.bosId];
+    this.#before = [...start, ...encode(before!)];
+    this.#after = [...encode(after), ...suffix];
     this.#maxLength = maxLength;
     if (this.#room < 1)
       throw new EspalierError(
