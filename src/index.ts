@@ -2,7 +2,7 @@
 export { grad, vjp } from "./autodiff/index.ts";
 export { downloadModel } from "./checkpoints/index.ts";
 export { EspalierError, Random, symbol, type Tensor, trace, Variable } from "./graph/index.ts";
-export { loadLora, lora, mergeLora } from "./methods/index.ts";
+export { loadAdapter, lora, mergeAdapters } from "./methods/index.ts";
 export { loadCausalLM, loadSequenceClassifier, saveModel } from "./models/index.ts";
 export { type Device, type HostTensor, hostTensor, jit } from "./runtime/index.ts";
 export { cpu } from "./runtime/node.ts";

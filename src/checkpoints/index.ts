@@ -20,6 +20,6 @@ export { readJsonFile, readJsonObject, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";
 export { type OpenOnnx, openOnnx } from "./onnx-file.ts";
 export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
-export { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
+export { loraScaling, type PeftConfig, type PeftConfigInput, type PeftType, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
 export { type NamedStorages, openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 export { type WriteOnnxOptions, type WrittenOnnx, writeOnnxFile } from "./write-onnx.ts";

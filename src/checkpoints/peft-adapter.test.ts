@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Storage } from "../graph/storage.ts";
 import { readStorage } from "../runtime/stored-values.ts";
 import { readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
-import { loraScaling, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
+import { loraScaling, type PeftConfig, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
 import { refusal } from "./refusal.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 
@@ -22,7 +22,7 @@ const zeros = (...shape: number[]): Storage => {
   return { kind: "memory", dtype: "float32", shape, data: new Float32Array(shape.reduce((a, b) => a * b, 1)) };
 };
 const minimal = { peft_type: "LORA" as const, r: 4, lora_alpha: 8 };
-const config = (more: object = {}) => parsePeftConfig({ ...minimal, ...more }, "adapter_config.json");
+const config = (more: object = {}) => parsePeftConfig<"LORA">({ ...minimal, ...more }, "adapter_config.json");
 
 describe.each(["llama-tiny-lora", "llama-tiny-seqcls-lora"])("%s, saved by PEFT", (name) => {
   test("reads with names that are paths in the model", () => {
@@ -32,7 +32,7 @@ describe.each(["llama-tiny-lora", "llama-tiny-seqcls-lora"])("%s, saved by PEFT"
     expect(tensors.get("model.layers.1.self_attn.v_proj.lora_B.weight")?.shape).toEqual([24, 4]);
     expect(tensors.get("score.weight")?.shape).toEqual(name.includes("seqcls") ? [2, 48] : undefined);
     expect(unsupportedPeftOptions(config)).toEqual([]);
-    expect(loraScaling(config, "model.layers.0.self_attn.q_proj")).toEqual({ rank: 4, alpha: 8, scale: 2 });
+    expect(loraScaling(config as PeftConfig<"LORA">, "model.layers.0.self_attn.q_proj")).toEqual({ rank: 4, alpha: 8, scale: 2 });
   });
 
   test("is written back with PEFT's names, the same values and every key of its configuration", () => {
@@ -68,10 +68,10 @@ describe("the configuration", () => {
     expect(code).toBe("adapter-config");
     expect(message.split("\n").map((line) => line.split(": ")[0])).toEqual([
       "a/adapter_config.json",
+      "  target_modules",
       "  r",
       "  lora_alpha",
       "  lora_dropout",
-      "  target_modules",
       "  bias",
       "Correct these keys or save the adapter again.",
     ]);
@@ -79,8 +79,8 @@ describe("the configuration", () => {
   });
 
   test("of another method is refused by its name", () => {
-    expect(refusal(() => parsePeftConfig({ peft_type: "IA3" }, "a/adapter_config.json")).message).toBe(
-      'a/adapter_config.json: peft_type is "IA3"; of PEFT\'s adapters only "LORA" is read. Use a LoRA adapter.',
+    expect(refusal(() => parsePeftConfig({ peft_type: "LOHA" }, "a/adapter_config.json")).message).toBe(
+      'a/adapter_config.json: peft_type is "LOHA"; of PEFT\'s adapters LORA, IA3, PROMPT_TUNING, P_TUNING, PREFIX_TUNING are read. Use one of these.',
     );
   });
 
@@ -99,7 +99,7 @@ describe("the configuration", () => {
     );
   });
 
-  test("reports what a plain LoRA would not compute, known or not", () => {
+  test("reports what is not computed, known or not", () => {
     const odd = config({
       use_dora: true,
       layer_replication: [[0, 1]],
@@ -111,7 +111,6 @@ describe("the configuration", () => {
       peft_version: "9",
     });
     expect(unsupportedPeftOptions(odd)).toEqual([
-      { option: "use_dora", value: true },
       { option: "layer_replication", value: [[0, 1]] },
       { option: "invented_in_2030", value: { on: true } },
       { option: "init_lora_weights", value: "pissa_niter_4" },

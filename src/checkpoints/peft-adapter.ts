@@ -1,8 +1,9 @@
 /**
  * Adapter directories of Hugging Face PEFT: `adapter_config.json` + `adapter_model.safetensors`.
  *
- * In the file every tensor is called `base_model.model.<path in the model>`; here names go without that prefix, e.g.
- * `model.layers.0.self_attn.q_proj.lora_A.weight` ([r, in]), `….lora_B.weight` ([out, r]) and, from modules_to_save, `score.weight`.
+ * In the file a tensor is called `base_model.model.<path in the model>` (beside virtual tokens `base_model.<path>`), and what belongs to an adapted
+ * layer itself `<layer>.base_layer.bias`. Here names go without either, e.g. `model.layers.0.self_attn.q_proj.lora_A.weight` ([r, in]),
+ * `….lora_B.weight` ([out, r]), `….q_proj.bias` and, from modules_to_save, `score.weight`. `prompt_embeddings` has no path.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -11,16 +12,17 @@ import type { FileStorage, Storage } from "../graph/storage.ts";
 import { listDirectory, makeDirectory, pytorchMetadata, refusePickle } from "./hf-directory.ts";
 import { parseHubId } from "./hub/hub-id.ts";
 import { readJsonObject, writeJson } from "./json-file.ts";
-import { loraScaling, type PeftConfig, type PeftConfigInput, parsePeftConfig } from "./peft-config.ts";
+import { loraScaling, type PeftConfig, type PeftConfigInput, type PeftType, parsePeftConfig } from "./peft-config.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { quoteName } from "./safetensors-header.ts";
 
 const configName = "adapter_config.json";
 const weightsName = "adapter_model.safetensors";
-const prefix = "base_model.model.";
+/** What is saved of virtual tokens. */
+const prompt = "prompt_embeddings";
 
-export interface PeftAdapter<S extends Storage = Storage> {
-  config: PeftConfig;
+export interface PeftAdapter<S extends Storage = Storage, T extends PeftType = PeftType> {
+  config: PeftConfig<T>;
   /** By path in the model, without PEFT's prefix. */
   tensors: Map<string, S>;
 }
@@ -47,15 +49,7 @@ export function readPeftAdapter(directory: string): PeftAdapter<FileStorage> {
   }
   const file = join(directory, weightsName);
   const tensors = new Map<string, FileStorage>();
-  for (const [name, storage] of openSafetensors(file).tensors) {
-    if (!name.startsWith(prefix)) {
-      throw new EspalierError(
-        "adapter-tensors",
-        `${file}: tensor ${quoteName(name)} does not start with "${prefix}", as PEFT's do. Save the adapter with PEFT again.`,
-      );
-    }
-    tensors.set(name.slice(prefix.length), storage);
-  }
+  for (const [name, storage] of openSafetensors(file).tensors) tensors.set(nameInModel(name, config, file), storage);
   checkPairs(config, tensors, file);
   return { config, tensors };
 }
@@ -70,8 +64,29 @@ export function writePeftAdapter(directory: string, adapter: { config: PeftConfi
   const config = parsePeftConfig(withRevisionApart(adapter.config), join(directory, configName));
   checkPairs(config, adapter.tensors, file);
   makeDirectory(directory);
-  writeSafetensors(file, new Map([...adapter.tensors].map(([name, storage]) => [prefix + name, storage])), pytorchMetadata);
+  const { tensors } = adapter;
+  writeSafetensors(file, new Map([...tensors].map(([name, storage]) => [nameInFile(name, config, tensors), storage])), pytorchMetadata);
   writeJson(join(directory, configName), config);
+}
+
+const prefixOf = ({ peft_type }: PeftConfig): string => (peft_type === "LORA" || peft_type === "IA3" ? "base_model.model." : "base_model.");
+
+function nameInModel(name: string, config: PeftConfig, file: string): string {
+  const prefix = prefixOf(config);
+  if (prefix === "base_model." && name === prompt) return name;
+  if (!name.startsWith(prefix))
+    throw new EspalierError(
+      "adapter-tensors",
+      `${file}: tensor ${quoteName(name)} does not start with "${prefix}", as PEFT's do. Save the adapter with PEFT again.`,
+    );
+  return name.slice(prefix.length).replace(/\.base_layer\.(weight|bias)$/, ".$1");
+}
+
+function nameInFile(name: string, config: PeftConfig, tensors: ReadonlyMap<string, Storage>): string {
+  if (name === prompt) return name;
+  const [, layer, own] = /^(.+)\.(weight|bias)$/.exec(name) ?? [];
+  const adapted = ["lora_A.weight", "lora_embedding_A", "ia3_l"].some((part) => tensors.has(`${layer}.${part}`));
+  return prefixOf(config) + (adapted ? `${layer}.base_layer.${own}` : name);
 }
 
 /** PEFT has a key of its own for the revision of a base model that is named as on the Hub. */
@@ -84,11 +99,12 @@ function withRevisionApart(config: PeftConfigInput): PeftConfigInput {
 
 /** Every lora_A has its lora_B and both have the rank that the configuration gives them: a wrong scale would go unnoticed otherwise. */
 function checkPairs(config: PeftConfig, tensors: ReadonlyMap<string, Storage>, file: string): void {
+  if (config.peft_type !== "LORA") return;
   for (const [name, { shape }] of tensors) {
-    const match = /^(.+)\.lora_([AB])\.weight$/.exec(name);
+    const match = /^(.+)\.(lora_|lora_embedding_)([AB])(\.weight)?$/.exec(name);
     if (!match) continue;
-    const [, module, side] = match as unknown as [string, string, "A" | "B"];
-    const other = `${module}.lora_${side === "A" ? "B" : "A"}.weight`;
+    const [, module, kind, side, end = ""] = match as unknown as [string, string, string, "A" | "B", string | undefined];
+    const other = `${module}.${kind}${side === "A" ? "B" : "A"}${end}`;
     if (!tensors.has(other)) {
       throw new EspalierError("adapter-tensors", `${file}: has ${quoteName(name)} but not ${quoteName(other)}. Save the adapter again.`);
     }

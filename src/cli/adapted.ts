@@ -3,7 +3,7 @@ import { openCheckpoint, parseHubId, readPeftAdapter } from "../checkpoints/inde
 import { EspalierError } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
-import { loadLora } from "../methods/index.ts";
+import { loadAdapter } from "../methods/index.ts";
 import type { CausalLM, SequenceClassifier } from "../models/causal-lm.ts";
 import { type BaseDtype, loadCausalLM, loadSequenceClassifier, setBaseDtype } from "../models/index.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
@@ -22,7 +22,7 @@ export async function openAdapted(adapter: string, model?: string, baseDtype?: B
   const directory = await modelDirectory(adapter);
   const record = readTaskRecord(directory);
   const opened = await open(model === undefined ? await baseOf(directory) : await modelDirectory(model), record, baseDtype);
-  loadLora(opened.model, directory);
+  loadAdapter(opened.model, directory);
   return opened;
 }
 

@@ -1,6 +1,8 @@
 import type { z } from "zod";
+import type { PeftConfig, PeftType } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { Method } from "../train/method.ts";
+import type { Graft } from "./adapters/graft.ts";
 
 /** What the catalogue says of a method. */
 export interface MethodCard {
@@ -14,12 +16,22 @@ export interface MethodCard {
   seams: readonly ("weights" | "selection" | "objective" | "data" | "search" | "program" | "model")[];
 }
 
+/** How a method puts the adapters onto a model that PEFT saves of its kind. */
+export interface PeftReader {
+  /** PEFT's name of the kind, `peft_type`. */
+  readonly type: PeftType;
+  /** Makes the places for the adapter's tensors. `config` is of the kind. */
+  graft(graft: Graft, config: PeftConfig): void;
+}
+
 /** A method of the catalogue: call it with options to get what the trainer takes. */
 export interface MethodFactory<Input, M extends Method = Method> {
   (options?: Input): M;
   readonly card: MethodCard;
   /** Options with types and defaults. */
   readonly schema: z.ZodType;
+  /** Of methods whose adapters PEFT knows. */
+  readonly peft: PeftReader | undefined;
 }
 
 /** Defines a method: its card, its options and what it does. Wrong options are refused with the name of the option. */
@@ -27,6 +39,7 @@ export function defineMethod<S extends z.ZodType, M extends Method>(
   card: MethodCard,
   schema: S,
   create: (options: z.output<S>) => M,
+  peft?: PeftReader,
 ): MethodFactory<z.input<S>, M> {
   const factory = (options?: z.input<S>): M => {
     const parsed = schema.safeParse(options ?? {});
@@ -36,5 +49,5 @@ export function defineMethod<S extends z.ZodType, M extends Method>(
     }
     return create(parsed.data);
   };
-  return Object.assign(factory, { card, schema });
+  return Object.assign(factory, { card, schema, peft });
 }

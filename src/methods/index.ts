@@ -1,4 +1,12 @@
-export { type LoraOptions, loadLora, lora } from "./adapters/lora.ts";
+export { type AdapterInputs, adapterInputs } from "./adapters/adapter-inputs.ts";
+export { type Ia3Options, ia3 } from "./adapters/ia3.ts";
+export { loadAdapter } from "./adapters/load-adapter.ts";
+export { type LoraOptions, lora } from "./adapters/lora.ts";
 export { LoraLinear } from "./adapters/lora-linear.ts";
-export { type Merged, mergeLora } from "./adapters/lora-merge.ts";
-export { defineMethod, type MethodCard, type MethodFactory } from "./define.ts";
+export { type Merged, mergeAdapters } from "./adapters/merge.ts";
+export { type PTuningOptions, pTuning } from "./adapters/p-tuning.ts";
+export type { LoadAdapterOptions, LoadedAdapter } from "./adapters/peft-format.ts";
+export { type PrefixTuningOptions, prefixTuning } from "./adapters/prefix-tuning.ts";
+export { type PromptTuningOptions, promptTuning } from "./adapters/prompt-tuning.ts";
+export { catalogue } from "./catalogue.ts";
+export { defineMethod, type MethodCard, type MethodFactory, type PeftReader } from "./define.ts";

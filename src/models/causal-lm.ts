@@ -48,8 +48,10 @@ export abstract class CausalLM extends Module {
   /**
    * Gives the model a head of its own, with the values that the embedding has now: what changes one of them from here on leaves the other.
    * Returns how the two are tied again. A model that has a head of its own stays as it is.
+   *
+   * @param _head the head to put in place, where the model had one before it was tied again
    */
-  untieHead(): () => void {
+  untieHead(_head?: Layer): () => void {
     if (this.head) return () => {};
     throw new EspalierError("cannot-untie", `The head of ${this.architecture} cannot be untied from its embedding.`);
   }

@@ -71,13 +71,8 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
     return this.#headName;
   }
 
-  override untieHead(): () => void {
+  override untieHead(head: Layer = headOf(this.decoder)): () => void {
     if (this.head) return () => {};
-    const { weight } = this.decoder.embedding;
-    const [vocabulary, width] = weight.shape as [number, number];
-    const head = new Linear(width, vocabulary, { init: zeros });
-    head.weight.storage = weight.storage;
-    head.weight.frozen = weight.frozen;
     Object.assign(this, { [this.#headName]: head });
     this.assignNames();
     return () => {
@@ -90,6 +85,15 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
     const logits = super.logits(hidden);
     return this.softcap === undefined ? logits : softcap(logits, this.softcap);
   }
+}
+
+/** A head with the values that the embedding has now. */
+function headOf({ embedding: { weight } }: DecoderModel): Linear {
+  const [vocabulary, width] = weight.shape as [number, number];
+  const head = new Linear(width, vocabulary, { init: zeros });
+  head.weight.storage = weight.storage;
+  head.weight.frozen = weight.frozen;
+  return head;
 }
 
 /** A decoder with a classification head, [labels, hidden] without a bias, on the last token that is not padding. */

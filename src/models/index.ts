@@ -1,6 +1,7 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
 export { type BaseDtype, baseDtypes, setBaseDtype } from "./base-dtype.ts";
 export * from "./causal-lm.ts";
+export { checkExport, type ExportCheck } from "./check-export.ts";
 export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./clip.ts";
 export { CtcModel, type SpeechFeatures, type SpeechInputs, SpeechModel } from "./ctc-model.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
@@ -13,6 +14,7 @@ export { ImageClassifier, type ImageFeatures, ImageModel } from "./image-model.t
 export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
+export { loadExportable } from "./load-exportable.ts";
 export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
 export { loadSeq2SeqLM } from "./load-seq2seq.ts";
 export { loadCtcModel, loadSpeechModel, loadSpeechSeq2Seq } from "./load-speech.ts";

@@ -7,7 +7,7 @@ import { grad } from "../autodiff/index.ts";
 import { openSafetensors, readStorage } from "../checkpoints/index.ts";
 import { languageBatches } from "../data/index.ts";
 import { trace } from "../graph/index.ts";
-import { lora, mergeLora } from "../methods/index.ts";
+import { lora, mergeAdapters } from "../methods/index.ts";
 import { Linear, LinearLayer, type Parameter } from "../nn/index.ts";
 import { mul, sum } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "../runtime/index.ts";
@@ -186,7 +186,7 @@ describe("LoRA on an imported language model", () => {
     expect(written.data).toEqual({ file: `${kept}.data`, byteLength: statSync(`${kept}.data`).size });
     expect(largestDifference(await runPlain(kept, feeds), trained)).toBeLessThan(1e-5);
 
-    mergeLora(model, device);
+    mergeAdapters(model, device);
     const merged = join(directory, `${name}-merged.onnx`);
     saveOnnx(merged, model);
     expect(largestDifference(await runPlain(merged, feeds), trained)).toBeLessThan(1e-4);

@@ -67,6 +67,10 @@ export function configToSave(model: SaveableModel, { source, labels }: SaveModel
   kept.architectures = [model.architecture];
   // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
   kept["dtype" in kept ? "dtype" : "torch_dtype"] = dtype === "bf16" ? "bfloat16" : "float32";
+  if (model instanceof CausalLM) {
+    kept.vocab_size = model.config.vocab_size;
+    if (model.head && model.config.tie_word_embeddings === true) kept.tie_word_embeddings = false;
+  }
   if (labels) {
     kept.id2label = Object.fromEntries(labels.map((label, i) => [String(i), label]));
     kept.label2id = Object.fromEntries(labels.map((label, i) => [label, i]));

@@ -6,6 +6,7 @@ export * from "./feed-forward.ts";
 export * from "./grouped-query-attention.ts";
 export * from "./initializers.ts";
 export * from "./layers.ts";
+export * from "./lstm.ts";
 export * from "./mode.ts";
 export * from "./module.ts";
 export * from "./multi-head-attention.ts";

@@ -35,7 +35,7 @@ export interface Method {
   /** Called after every step, before a checkpoint of it is written. */
   afterStep?(report: StepReport, context: StepContext): void | Promise<void>;
   /** Writes what was trained, in the method's own format. */
-  save?(directory: string, context: SaveContext): void;
+  save?(directory: string, context: SaveContext): void | Promise<void>;
   /** Puts onto a base model what {@link save} wrote. */
   load?(model: Module, directory: string): void;
   /** Folds what was trained into the base weights, so that the model costs what the base model costs. The method may be applied anew afterwards. */
@@ -76,6 +76,8 @@ export interface SaveContext {
   base?: string;
   /** Trained parameters with their present values in `storage`. */
   parameters: readonly Parameter[];
+  /** Where values live that are computed from the parameters, such as what a prompt encoder makes of them. */
+  device?: Device;
 }
 
 const applied = new WeakMap<Module, Set<Method>>();

@@ -36,7 +36,7 @@ describe("wrong usage ends with code 2 and says what is wanted", () => {
 describe("options that do not fit the model end with code 1", () => {
   test("a target that matches nothing: the nearest names are suggested", async () => {
     const message = refusal(await espalier(...train, "--max-length", "48", "--targets", "q_porj"));
-    expect(message).toContain('The target "q_porj" matches no Linear of the model. Nearest: q_proj');
+    expect(message).toContain('The target "q_porj" matches no Linear or Embedding of the model. Nearest: q_proj');
     expect(message).toContain("The model's Linears are called q_proj, k_proj, v_proj, o_proj");
     expect(existsSync(run)).toBe(false);
   });

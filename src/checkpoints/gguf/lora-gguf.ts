@@ -21,7 +21,10 @@ import { writeGguf } from "./write-gguf.ts";
 export function saveLoraGguf(file: string, adapter: PeftAdapter, base: unknown): { modules: string[] } {
   const { architecture, heads } = baseOf(file, base);
   const { config } = adapter;
-  const unsupported = unsupportedPeftOptions(config);
+  if (config.peft_type !== "LORA") throw notGguf(file, `it is of the kind ${config.peft_type}; a GGUF adapter holds low-rank updates only`);
+  // llama.cpp computes less than we do.
+  const more = (["use_dora", "lora_bias", "trainable_token_indices"] as const).filter((option) => config[option]);
+  const unsupported = [...unsupportedPeftOptions(config), ...more.map((option) => ({ option, value: config[option] }))];
   if (unsupported.length > 0)
     throw notGguf(
       file,

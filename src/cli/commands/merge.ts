@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
-import { mergeLora } from "../../methods/index.ts";
+import { mergeAdapters } from "../../methods/index.ts";
 import { saveModel } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { openAdapted } from "../adapted.ts";
@@ -31,7 +31,7 @@ export function mergeCommand(): Command {
       const adapted = await openAdapted(flags.adapter, flags.model);
       if (existsSync(flags.output) && realpathSync(flags.output) === realpathSync(adapted.base))
         throw new EspalierError("save-onto-source", `${flags.output} is the base model's own directory. Give another --output.`);
-      const { modules } = mergeLora(adapted.model, cpu());
+      const { modules } = mergeAdapters(adapted.model, cpu());
       saveModel(flags.output, adapted.model, {
         source: adapted.base,
         dtype: flags.dtype,

@@ -1,38 +1,103 @@
-import type { Tensor } from "../../graph/index.ts";
-import { dropout, type Initializer, Linear, type LinearLayer, Module, type Parameter, zeros } from "../../nn/index.ts";
-import { add, matmul } from "../../ops/index.ts";
+import { EspalierError, read, type Tensor, type Variable } from "../../graph/index.ts";
+import { dropout, floats, type Initializer, Linear, type LinearLayer, Parameter, zeros } from "../../nn/index.ts";
+import { add, div, matmul, mul, sub, sumOfSquares } from "../../ops/index.ts";
+import type { Device } from "../../runtime/index.ts";
+import { readStorage } from "../../runtime/stored-values.ts";
+import { AdapterLayer } from "./adapter-layer.ts";
+import { plainLinear } from "./plain-linear.ts";
+import { adaptedNorm, addUpdate, rowNorms, squaredNorms } from "./weight-norm.ts";
+
+export interface LoraLinearOptions {
+  rank: number;
+  scaling: number;
+  dropout: number;
+  initA: Initializer;
+  /** Whether the update has a bias. */
+  bias?: boolean;
+  /** Weight-decomposed: the update changes directions only, and every output has a magnitude of its own. */
+  decomposed?: boolean;
+}
 
 /**
  * A linear layer with a low-rank update: y = base(x) + s·(x·Aᵀ)·Bᵀ. The base's weight and bias keep their names, so the base checkpoint still
- * loads; `lora_A.weight` [rank, in] and `lora_B.weight` [out, rank] are named as PEFT names them.
+ * loads; `lora_A.weight` [rank, in], `lora_B.weight` [out, rank] and, where weights are decomposed, `lora_magnitude_vector` [out] are named as PEFT
+ * names them.
  */
-export class LoraLinear extends Module {
+export class LoraLinear extends AdapterLayer {
   readonly base: LinearLayer;
   readonly lora_A: Linear;
   readonly lora_B: Linear;
+  readonly lora_magnitude_vector: Parameter | undefined;
   readonly rank: number;
   readonly scaling: number;
   readonly dropout: number;
+  readonly #squares: Variable;
 
-  constructor(base: LinearLayer, options: { rank: number; scaling: number; dropout: number; initA: Initializer }) {
+  constructor(base: LinearLayer, options: LoraLinearOptions) {
     super();
     this.base = base;
     this.rank = options.rank;
     this.scaling = options.scaling;
     this.dropout = options.dropout;
-    this.lora_A = new Linear(base.inFeatures, options.rank, { init: options.initA });
+    const { inFeatures, outFeatures } = base;
+    this.lora_A = new Linear(inFeatures, options.rank, { init: options.initA });
     // Zero, so that the adapted model starts as the base model.
-    this.lora_B = new Linear(options.rank, base.outFeatures, { init: zeros });
+    this.lora_B = new Linear(options.rank, outFeatures, { init: zeros, bias: options.bias ?? false });
+    const weight = () => base.denseWeight((variable) => readStorage(variable.storage, variable.dtype));
+    this.#squares = squaredNorms(`${base.path}.squares`, outFeatures, weight);
+    if (options.decomposed)
+      this.lora_magnitude_vector = new Parameter([outFeatures], () => floats([outFeatures], rowNorms(weight(), outFeatures)));
+  }
+
+  override get standsOn(): LinearLayer {
+    return this.base;
   }
 
   forward(x: Tensor): Tensor {
-    const low = this.lora_A.forward(dropout(x, this.dropout));
-    return add(this.base.forward(x), matmul(low, this.lora_B.weight.value, { transposeB: true, alpha: this.scaling }));
+    const dropped = dropout(x, this.dropout);
+    const update = matmul(this.lora_A.forward(dropped), this.lora_B.weight.value, { transposeB: true, alpha: this.scaling });
+    if (this.lora_magnitude_vector) return this.#decomposed(x, dropped, update, this.lora_magnitude_vector.value);
+    const y = add(this.base.forward(x), update);
+    return this.lora_B.bias ? add(y, mul(this.lora_B.bias.value, this.scaling)) : y;
   }
 
-  /** The base's children stand among the layer's own: `q_proj.weight`, not `q_proj.base.weight`. */
-  override *children(): Generator<[name: string, child: Module | Parameter]> {
-    yield* this.base.children();
-    for (const entry of super.children()) if (entry[1] !== this.base) yield entry;
+  /** m·(W + s·B·A)·x/‖W + s·B·A‖ + bias. What is dropped is dropped from the change only, as in PEFT. */
+  #decomposed(x: Tensor, dropped: Tensor, update: Tensor, magnitude: Tensor): Tensor {
+    const factor = div(magnitude, this.#norm());
+    const product = this.#product(dropped);
+    if (dropped !== x) return add(this.base.forward(x), add(mul(sub(factor, 1), product), mul(factor, update)));
+    const y = mul(factor, add(product, update));
+    return this.base.bias ? add(y, this.base.bias.value) : y;
+  }
+
+  #norm(): Tensor {
+    const { base } = this;
+    const [a, b] = [this.lora_A.weight.value, this.lora_B.weight.value];
+    // Of a weight that is trained as well the norms change from step to step.
+    const trained = base instanceof Linear && !base.weight.frozen ? base : undefined;
+    const squares = trained ? sumOfSquares(trained.weight.value, trained.layout === "out-in" ? 1 : 0) : read(this.#squares);
+    return adaptedNorm({ squares, product: this.#product(a), a, b, scaling: this.scaling });
+  }
+
+  /** x·Wᵀ, however the base keeps W. */
+  #product(x: Tensor): Tensor {
+    const { base } = this;
+    return base.bias ? sub(base.forward(x), base.bias.value) : base.forward(x);
+  }
+
+  merged(device: Device): Linear {
+    const { base, rank, scaling, lora_A, lora_B, lora_magnitude_vector } = this;
+    const values = (parameter: Parameter) => device.read(parameter).data as Float32Array;
+    const weight = base.denseWeight((variable) => device.read(variable).data);
+    const magnitude = lora_magnitude_vector && values(lora_magnitude_vector);
+    addUpdate(weight, { a: values(lora_A.weight), b: values(lora_B.weight), rank, scaling, magnitude });
+    const bias = base.bias && values(base.bias);
+    const added = lora_B.bias && values(lora_B.bias);
+    if (added && !bias)
+      throw new EspalierError(
+        "not-mergeable",
+        `The update of "${this.path}" has a bias (lora_bias), and that layer has none to take it in: the merged model would be of another shape than its configuration says. Use the adapter beside its base model.`,
+      );
+    return plainLinear(base, weight, added ? bias!.map((value, i) => value + scaling * added[i]!) : bias);
   }
 }

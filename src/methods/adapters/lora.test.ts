@@ -10,7 +10,7 @@ import { floats, Linear, Module, ones, zeros } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights } from "../../train/method.ts";
-import { loadLora, lora, mergeLora } from "../index.ts";
+import { loadAdapter, lora, mergeAdapters } from "../index.ts";
 import { LoraLinear } from "./lora-linear.ts";
 
 const fixtures = "tests/fixtures";
@@ -48,7 +48,7 @@ describe("adapters that PEFT wrote", () => {
     const model = loadCausalLM(join(fixtures, "llama-tiny"));
     const { input_ids } = expected("llama-tiny-lora");
     const base = await causalLogits(model, input_ids);
-    loadLora(model, join(fixtures, "llama-tiny-lora"));
+    loadAdapter(model, join(fixtures, "llama-tiny-lora"));
     const logits = await causalLogits(model, input_ids);
     expect(distance(logits, expectedLogits("llama-tiny-lora"))).toBeLessThan(1e-5);
     expect(distance(logits, base)).toBeGreaterThan(1e-2);
@@ -57,7 +57,7 @@ describe("adapters that PEFT wrote", () => {
   test("a classifier's logits equal PEFT's, head included, on right-padded rows", async () => {
     const { input_ids, attention_mask } = expected("llama-tiny-seqcls-lora");
     const model = loadSequenceClassifier(join(fixtures, "llama-tiny"), ["a", "b"]);
-    loadLora(model, join(fixtures, "llama-tiny-seqcls-lora"));
+    loadAdapter(model, join(fixtures, "llama-tiny-seqcls-lora"));
     const lengths = attention_mask!.map((row) => row.reduce((a, b) => a + b));
     expect(distance(await classLogits(model, input_ids, lengths), expectedLogits("llama-tiny-seqcls-lora"))).toBeLessThan(1e-5);
   });
@@ -65,7 +65,7 @@ describe("adapters that PEFT wrote", () => {
   test("saving what was loaded gives PEFT's names and values back", () => {
     const source = join(fixtures, "llama-tiny-lora");
     const model = loadCausalLM(join(fixtures, "llama-tiny"));
-    const { parameters } = loadLora(model, source);
+    const { parameters } = loadAdapter(model, source);
     lora({ rank: 4, alpha: 8 }).save!(directory, { model, base: "base", parameters });
     const [theirs, ours] = [readPeftAdapter(source), readPeftAdapter(directory)];
     expect([...ours.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
@@ -81,7 +81,7 @@ describe("adapters that PEFT wrote", () => {
 
   test("an adapter of another model is refused, and the message names the tensors", () => {
     const model = loadCausalLM(join(fixtures, "llama-tiny"));
-    expect(() => loadLora(model, join(fixtures, "llama-tiny-seqcls-lora"))).toThrow(
+    expect(() => loadAdapter(model, join(fixtures, "llama-tiny-seqcls-lora"))).toThrow(
       /1 tensors of the adapter match nothing in the model: score\.weight/,
     );
   });
@@ -95,9 +95,9 @@ describe("merging", () => {
       const { input_ids } = expected("llama-tiny-lora");
       const q = "model.layers.0.self_attn.q_proj";
       const weight = device.read((model.module(q) as Linear).weight).data;
-      loadLora(model, join(fixtures, "llama-tiny-lora"));
+      loadAdapter(model, join(fixtures, "llama-tiny-lora"));
       const adapted = await causalLogits(model, input_ids);
-      const merged = mergeLora(model, device);
+      const merged = mergeAdapters(model, device);
       expect(merged.modules).toHaveLength(4);
       expect([...model.namedModules()].some(([, m]) => m instanceof LoraLinear)).toBe(false);
       expect(distance(await causalLogits(model, input_ids), adapted)).toBeLessThan(1e-5);
@@ -146,7 +146,7 @@ describe("the base layer", () => {
     test(`kept as ${layout} is computed and merged`, async () => {
       const model = layer(layout);
       expect(await run(model, [1, 0, 2])).toEqual(expected);
-      mergeLora(model, device);
+      mergeAdapters(model, device);
       expect(model.proj).toBeInstanceOf(Linear);
       expect(await run(model, [1, 0, 2])).toEqual(expected);
     });
@@ -165,7 +165,7 @@ describe("options", () => {
 
   test("a target that matches nothing suggests the nearest names", () => {
     expect(() => applyWeights(model(), [lora({ targets: ["q_prj"] })])).toThrow(
-      /The target "q_prj" matches no Linear of the model\. Nearest: q_proj, /,
+      /The target "q_prj" matches no Linear or Embedding of the model\. Nearest: q_proj, /,
     );
     expect(() => applyWeights(model(), [lora({ targets: "model\\.layers\\.9\\..*" })])).toThrow(/matches no Linear/);
   });

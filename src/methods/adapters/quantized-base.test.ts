@@ -12,7 +12,7 @@ import { cpu } from "../../runtime/node.ts";
 import { causalLanguageModel } from "../../train/objectives.ts";
 import { adamW } from "../../train/optimizers.ts";
 import { train } from "../../train/trainer.ts";
-import { loadLora, lora, mergeLora } from "../index.ts";
+import { loadAdapter, lora, mergeAdapters } from "../index.ts";
 
 const source = "tests/fixtures/llama-tiny";
 const adapter = "tests/fixtures/llama-tiny-lora";
@@ -38,10 +38,10 @@ test("an adapter goes onto a quantised base and is merged with what that base st
   try {
     const model = quantized("nf4");
     const base = await logits(model);
-    loadLora(model, adapter);
+    loadAdapter(model, adapter);
     const adapted = await logits(model);
     expect(distance(adapted, base)).toBeGreaterThan(1e-2);
-    const { modules, unmerge } = mergeLora(model, device);
+    const { modules, unmerge } = mergeAdapters(model, device);
     expect(modules).toHaveLength(4);
     for (const path of modules) expect(model.module(path)).toBeInstanceOf(Linear);
     expect(model.module("model.layers.0.mlp.up_proj")).toBeInstanceOf(QuantizedLinear);
@@ -83,7 +83,7 @@ test("training on an int8 base learns as on a float32 base, and saves an adapter
     // As a share of what was learnt: the batch is learnt by heart, and the loss comes near zero.
     expect(Math.abs(int8.last - float.last) / (float.first - float.last)).toBeLessThan(0.05);
     const model = loadCausalLM(source);
-    loadLora(model, directory);
+    loadAdapter(model, directory);
     expect(readPeftAdapter(directory).tensors.size).toBe(2 * 7 * 2);
   } finally {
     rmSync(directory, { recursive: true, force: true });

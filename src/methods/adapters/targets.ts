@@ -1,56 +1,103 @@
 import { EspalierError, nearestNames } from "../../graph/index.ts";
-import { LinearLayer, type Module } from "../../nn/index.ts";
-import { LoraLinear } from "./lora-linear.ts";
+import { Embedding, LinearLayer, type Module } from "../../nn/index.ts";
+import { AdapterLayer } from "./adapter-layer.ts";
 
-/** Which Linears an adapter goes on: endings of module paths (`q_proj`), one regular expression for the whole path, or all but the head. */
+/** Which layers an adapter goes on: endings of module paths (`q_proj`), one regular expression for the whole path, or every Linear but the head ("all-linear"). */
 export type Targets = readonly string[] | string;
 
-/** The Linears that `targets` choose, with their paths. Heads in `excluded` are trained in full and never adapted. */
-export function findTargets(model: Module, targets: Targets, excluded: readonly string[] = []): [path: string, layer: LinearLayer][] {
-  const isExcluded = (path: string) => excluded.some((name) => path === name || path.endsWith(`.${name}`));
+export interface Selection {
+  targets: Targets;
+  /** Modules left out: endings of their paths, or one regular expression. */
+  exclude?: Targets | null | undefined;
+  /** Modules trained in full, which are never adapted. */
+  full?: readonly string[] | undefined;
+  /** Numbers of the layers, where `targets` is a list. Default: all. */
+  layers?: readonly number[] | number | null | undefined;
+  /** What the lists of layers are called, as `layers` or `h`. Default: any name. */
+  layersPattern?: readonly string[] | string | null | undefined;
+  /** What may be adapted. Default Linears. */
+  kinds?: "linear" | "linear or embedding";
+  /** Whether names that match nothing are passed over, because the tensors of an adapter will tell. */
+  lenient?: boolean;
+}
+
+export type TargetLayer = LinearLayer | Embedding;
+
+/** The layers that `selection` chooses, with their paths. */
+export function findTargets(model: Module, selection: Selection): [path: string, layer: TargetLayer][] {
+  const { targets } = selection;
   const modules = [...model.namedModules()];
-  const adapted = modules.filter(([, m]) => m instanceof LoraLinear).map(([path]) => path);
+  const adapted = modules.filter(([, m]) => m instanceof AdapterLayer).map(([path]) => path);
   const isInside = (path: string) => adapted.some((adapter) => path.startsWith(`${adapter}.`));
-  const linears = modules.filter(
-    (entry): entry is [string, LinearLayer] => entry[1] instanceof LinearLayer && !isExcluded(entry[0]) && !isInside(entry[0]),
-  );
-  const matches = matcher(targets);
-  const taken = adapted.find(matches);
+  const isLayer = (m: Module) => m instanceof LinearLayer || (selection.kinds === "linear or embedding" && m instanceof Embedding);
+  const excluded = excluder(selection);
+  const layers = modules.filter((entry): entry is [string, TargetLayer] => isLayer(entry[1]) && !excluded(entry[0]) && !isInside(entry[0]));
+  const matches = matcher(selection);
+  const taken = adapted.find((path) => matches(path) && !excluded(path));
   if (taken !== undefined)
     throw new EspalierError(
       "already-adapted",
-      `"${taken}" carries a low-rank adapter already. Choose other targets, merge that adapter first, or train on with it and without a new one.`,
+      `"${taken}" carries an adapter already. Choose other targets, merge that adapter first, or train on with it and without a new one.`,
     );
-  const found = linears.filter(([path]) => matches(path));
+  const found = layers.filter(([path, layer]) => matches(path) && !(targets === "all-linear" && !(layer instanceof LinearLayer)));
+  if (selection.lenient) return found;
   const unmatched =
     typeof targets === "string"
-      ? found.length === 0
-        ? [targets]
-        : []
-      : targets.filter((t) => !linears.some(([path]) => endsWithName(path, t)));
-  if (unmatched.length > 0 || found.length === 0) {
-    const endings = [...new Set(linears.map(([path]) => path.split(".").at(-1)!))];
-    const [first = ""] = unmatched;
-    throw new EspalierError(
-      "no-target",
-      `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no Linear of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's Linears are called ${endings.join(", ")}.`,
-    );
-  }
+      ? [targets].filter(() => found.length === 0)
+      : targets.filter((t) => !modules.some(([path, m]) => isLayer(m) && endsWithName(path, t) && !isInside(path)));
+  if (unmatched.length > 0 || found.length === 0) throw noTarget(unmatched, layers, selection);
   return found;
 }
 
-const endsWithName = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+function noTarget(unmatched: readonly string[], layers: readonly [string, TargetLayer][], { kinds }: Selection): EspalierError {
+  const endings = [...new Set(layers.map(([path]) => path.split(".").at(-1)!))];
+  const [first = ""] = unmatched;
+  const what = kinds === "linear or embedding" ? "Linear or Embedding" : "Linear";
+  return new EspalierError(
+    "no-target",
+    `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no ${what} of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's are called ${endings.join(", ")}.`,
+  );
+}
 
-function matcher(targets: Targets): (path: string) => boolean {
-  if (typeof targets !== "string") return (path) => targets.some((name) => endsWithName(path, name));
-  if (targets === "all-linear") return (path) => !endsWithName(path, "lm_head");
+export const endsWithName = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+
+/** Whether a parameter or module lies in a module of such a name. */
+export const liesIn = (path: string, modules: readonly string[]): boolean => modules.some((name) => `.${path}.`.includes(`.${name}.`));
+
+/** Whether a path is meant by endings or by a regular expression. */
+export function matchesNames(names: Targets | null | undefined, what: string): (path: string) => boolean {
+  if (names === null || names === undefined) return () => false;
+  if (typeof names !== "string") return (path) => names.some((name) => endsWithName(path, name));
+  const expression = regularExpression(names, what);
+  return (path) => expression.test(path);
+}
+
+function excluder({ exclude, full = [] }: Selection): (path: string) => boolean {
+  const named = matchesNames(exclude, "exclude");
+  return (path) => named(path) || liesIn(path, full);
+}
+
+/** Whether `targets` mean a path. */
+export function matcher({ targets, layers, layersPattern }: Selection): (path: string) => boolean {
+  if (targets === "all-linear") return (path) => !endsWithName(path, "lm_head") && !endsWithName(path, "embed_out");
+  const matches = matchesNames(targets, "targets");
+  if (typeof targets === "string" || layers === null || layers === undefined) return matches;
+  const wanted = new Set([layers].flat());
+  const names = [layersPattern ?? []].flat();
+  const number = regularExpression(`(?:.*?\\.)?${names.length > 0 ? `(?:${names.join("|")})` : "[^.]*"}\\.(\\d+)\\..*`, "layersPattern");
+  return (path) => {
+    const layer = number.exec(path)?.[1];
+    return layer !== undefined && wanted.has(Number(layer)) && matches(path);
+  };
+}
+
+function regularExpression(pattern: string, what: string): RegExp {
   try {
-    const expression = new RegExp(`^(?:${targets})$`);
-    return (path) => expression.test(path);
+    return new RegExp(`^(?:${pattern})$`);
   } catch (cause) {
     throw new EspalierError(
       "bad-option",
-      `targets: ${JSON.stringify(targets)} is not a regular expression: ${cause instanceof Error ? cause.message : cause}`,
+      `${what}: ${JSON.stringify(pattern)} is not a regular expression: ${cause instanceof Error ? cause.message : cause}`,
       { cause },
     );
   }
