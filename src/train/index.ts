@@ -2,7 +2,14 @@ export { estimateStep, type StepEstimate } from "./estimate.ts";
 export { Evaluator } from "./evaluate.ts";
 export { applyWeights, type GroupOptions, type Method, type SaveContext, type Selection, type StepContext } from "./method.ts";
 export * from "./metrics.ts";
-export { causalLanguageModel, imageClassification, imageTextMatching, type Objective, sequenceClassification } from "./objectives.ts";
+export {
+  causalLanguageModel,
+  ctcRecognition,
+  imageClassification,
+  imageTextMatching,
+  type Objective,
+  sequenceClassification,
+} from "./objectives.ts";
 export {
   type AdamWOptions,
   adamW,

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { add, crossEntropyOfHead, crossEntropyPerTarget, mul, range, sum, transpose } from "../ops/index.ts";
+import { add, crossEntropyOfHead, crossEntropyPerTarget, ctcLoss, mul, range, sum, transpose } from "../ops/index.ts";
 
 /** What training minimises: `total / weight`, where both add up over the parts of a batch. */
 export interface Objective {
@@ -81,6 +81,26 @@ export function imageTextMatching(model: ImageTextModel): Objective {
       const own = range(logits.shape[0]!);
       const [byImage, byText] = [crossEntropyPerTarget(logits, own), crossEntropyPerTarget(transpose(logits), own)];
       return { total: mul(add(sum(byImage.losses), sum(byText.losses)), 0.5), weight: sum(byImage.weights) };
+    },
+  };
+}
+
+interface CtcModel {
+  readonly blank: number;
+  forward(inputs: { values: Tensor; attentionMask?: Tensor | undefined }): { logits: Tensor; lengths: Tensor | undefined };
+}
+
+/**
+ * Sounds and what is said in them, without a word on when. Inputs: `values` float32 [batch, samples] and where there is padding `attentionMask` int64
+ * [batch, samples]; `labels` int64 [batch, labels], filled up with −100. Sounds with too few frames for their labels do not count.
+ */
+export function ctcRecognition(model: CtcModel): Objective {
+  return {
+    name: "ctc",
+    trace({ values, attentionMask, labels }) {
+      const { logits, lengths } = model.forward({ values: values!, attentionMask });
+      const { losses, weights } = ctcLoss(logits, labels!, { blank: model.blank, lengths });
+      return { total: sum(losses), weight: sum(weights), outputs: { logits } };
     },
   };
 }
