@@ -1,6 +1,7 @@
 export * from "./attention.ts";
 export * from "./control.ts";
 export { type ConvOptions, type ConvTransposeOptions, conv1d, conv2d, convTranspose1d, convTranspose2d } from "./conv.ts";
+export * from "./ctc-loss.ts";
 export * from "./define.ts";
 export * from "./elementwise.ts";
 export type { Provider } from "./emission.ts";
