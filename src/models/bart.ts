@@ -10,13 +10,11 @@ import { type Dim, Random, type Tensor } from "../graph/index.ts";
 import {
   activationNames,
   activations,
-  attend,
   DecoderContext,
   type DecoderInputs,
   type DecoderOutputs,
   Embedding,
   type Initializer,
-  joinHeads,
   type KeyValues,
   type Layer,
   LayerNorm,
@@ -25,7 +23,6 @@ import {
   MultiHeadAttention,
   normal,
   Parameter,
-  splitHeads,
   zeros,
 } from "../nn/index.ts";
 import { add, mul, range, unsqueeze } from "../ops/index.ts";
@@ -120,10 +117,8 @@ class BartDecoderLayer extends Module {
   }
 
   forward(x: Tensor, context: DecoderContext, source: KeyValues, mask: Tensor | undefined, past?: KeyValues) {
-    const { heads, q_proj, out_proj } = this.self_attn;
-    const present = this.self_attn.keyValues(x);
-    const mixed = joinHeads(attend(splitHeads(q_proj.forward(x), heads), present, past, context));
-    const attended = this.self_attn_layer_norm.forward(add(x, out_proj.forward(mixed)));
+    const { y, present } = this.self_attn.decode(x, context, past);
+    const attended = this.self_attn_layer_norm.forward(add(x, y));
     const crossed = this.encoder_attn_layer_norm.forward(add(attended, this.encoder_attn.forward(attended, [source], mask)));
     const fed = this.fc2.forward(activations[this.#activation](this.fc1.forward(crossed)));
     return { y: this.final_layer_norm.forward(add(crossed, fed)), present };
