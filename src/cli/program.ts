@@ -3,6 +3,7 @@ import { chatCommand } from "./commands/chat.ts";
 import { classifyCommand } from "./commands/classify.ts";
 import { convertCommand } from "./commands/convert.ts";
 import { evalCommand } from "./commands/eval.ts";
+import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { mergeCommand } from "./commands/merge.ts";
@@ -24,6 +25,7 @@ export function createProgram(): Command {
     classifyCommand(),
     mergeCommand(),
     convertCommand(),
+    exportCommand(),
     inspectCommand(),
     methodsCommand(),
   ])

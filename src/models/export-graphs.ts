@@ -1,5 +1,16 @@
 /** Models as graphs for other runtimes: inputs and outputs have the names and types that transformers' exports give them. */
-import { addDims, type Dim, reachable, type Shape, symbol, type Tensor, type TensorType, type Traced, trace } from "../graph/index.ts";
+import {
+  addDims,
+  type Dim,
+  EspalierError,
+  reachable,
+  type Shape,
+  symbol,
+  type Tensor,
+  type TensorType,
+  type Traced,
+  trace,
+} from "../graph/index.ts";
 import { joinKeyValues } from "../nn/index.ts";
 import { add, cumSum, greaterOrEqual, lessOrEqual, logicalAnd, max, range, reshape, slice, sub, sum, where } from "../ops/index.ts";
 import { CausalLM, SequenceClassifier } from "./causal-lm.ts";
@@ -27,6 +38,11 @@ export function exportGraphs(model: ExportableModel): Record<string, Traced> {
  * Padding may stand anywhere that `attention_mask` is 0.
  */
 function decoderGraph(model: CausalLM): Traced {
+  if (model.decoder.virtualTokens > 0)
+    throw new EspalierError(
+      "not-exportable",
+      `The model has ${model.decoder.virtualTokens} virtual tokens before every text (prompt, prefix or P-tuning). Programs that run exported graphs know nothing of them, and would count positions wrongly.`,
+    );
   const caches = cacheTypes(model);
   const names = (side: string, i: number) => ({ key: `${side}.${i}.key`, value: `${side}.${i}.value` });
   const types: Record<string, TensorType> = {

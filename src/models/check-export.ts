@@ -1,0 +1,86 @@
+import { type DType, EspalierError, evaluateDim, type Tensor } from "../graph/index.ts";
+import { type Device, type HostTensor, hostTensor } from "../runtime/index.ts";
+import { type ExportableModel, exportGraphs } from "./export-graphs.ts";
+import type { ExportedOnnx } from "./export-onnx.ts";
+
+/** How near an exported file comes to the model. */
+export interface ExportCheck {
+  /** Between the logits (of an encoder without a head: the states), over all places. */
+  largestDifference: number;
+  /** The largest magnitude that the model's own have. */
+  largestValue: number;
+  /** Rows of logits that were compared: one per token, or per sequence. */
+  places: number;
+  /** Share of the places whose largest logit is that of the same token or class. */
+  sameChoice: number;
+}
+
+/**
+ * Runs an exported file with plain ONNX Runtime, and the model itself on `device`, on one row of tokens.
+ *
+ * @param feeds further inputs of the file: an adapter's weights
+ * @throws EspalierError `export-not-finite` where the file computes infinities that the model does not
+ */
+export async function checkExport(
+  device: Device,
+  model: ExportableModel,
+  { file, part }: Pick<ExportedOnnx, "file" | "part">,
+  ids: readonly number[],
+  feeds: Readonly<Record<string, HostTensor>> = {},
+): Promise<ExportCheck> {
+  const traced = exportGraphs(model)[part]!;
+  const inputs = Object.fromEntries([...traced.graph.inputs].map(([name, tensor]) => [name, sampleInput(name, tensor, ids)]));
+  const [output, { shape }] = Object.entries(traced.outputs)[0]!;
+  const program = await device.compile({ graph: traced.graph, outputs: { [output]: traced.outputs[output]! } });
+  const expected = (await program.run(inputs))[output]!.data as Float32Array;
+  await program.dispose();
+
+  const session = await device.platform.ort.InferenceSession.create(file);
+  const fed = Object.entries({ ...inputs, ...feeds }).map(([name, host]) => [name, device.tensor(host)] as const);
+  const got = (await session.run(Object.fromEntries(fed), [output]))[output]!.data as Float32Array;
+  await session.release();
+  return compare(got, expected, shape.at(-1) as number, file);
+}
+
+/** One row without padding and without a past. */
+function sampleInput(name: string, { dtype, shape }: Tensor, ids: readonly number[]): HostTensor {
+  const sizes = new Map([
+    ["batch_size", 1],
+    ["sequence_length", ids.length],
+    ["past_sequence_length", 0],
+  ]);
+  const size = shape.map((d) => evaluateDim(d, sizes)!);
+  const int64 = (value: (i: number) => number) =>
+    hostTensor(
+      "int64" satisfies DType,
+      size,
+      BigInt64Array.from(ids, (_, i) => BigInt(value(i))),
+    );
+  if (name === "input_ids") return int64((i) => ids[i]!);
+  if (name === "attention_mask") return int64(() => 1);
+  if (name === "position_ids") return int64((i) => i);
+  if (name === "token_type_ids") return int64(() => 0);
+  return hostTensor(dtype, size, new Float32Array(0));
+}
+
+function compare(got: Float32Array, expected: Float32Array, width: number, file: string): ExportCheck {
+  let [largestDifference, largestValue, same] = [0, 0, 0];
+  for (let row = 0; row < expected.length; row += width) {
+    let [best, ours] = [row, row];
+    for (let i = row; i < row + width; i++) {
+      const difference = Math.abs(got[i]! - expected[i]!);
+      if (!Number.isFinite(difference) && Number.isFinite(expected[i]!))
+        throw new EspalierError(
+          "export-not-finite",
+          `${file}: its output holds ${got[i]} where the model computes ${expected[i]}. A weight is too large for this type; use f32.`,
+        );
+      largestDifference = Math.max(largestDifference, difference);
+      largestValue = Math.max(largestValue, Math.abs(expected[i]!));
+      if (got[i]! > got[best]!) best = i;
+      if (expected[i]! > expected[ours]!) ours = i;
+    }
+    if (best === ours) same++;
+  }
+  const places = expected.length / width;
+  return { largestDifference, largestValue, places, sameChoice: same / places };
+}

@@ -1,0 +1,38 @@
+import { openCheckpoint } from "../checkpoints/index.ts";
+import { EspalierError } from "../graph/index.ts";
+import type { ExportableModel } from "./export-graphs.ts";
+import { familyOf } from "./families.ts";
+import { namedLabels } from "./family-checkpoint.ts";
+import { loadCausalLM, loadSequenceClassifier } from "./load.ts";
+import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
+
+/**
+ * Loads the model that a directory's configuration names under `architectures`, with its head, frozen.
+ *
+ * @throws EspalierError `unsupported-task` where no graph can be made of such a model, and what the loaders throw
+ */
+export function loadExportable(directory: string): ExportableModel {
+  const { config, configFile } = openCheckpoint(directory);
+  const family = familyOf(config, configFile);
+  const [architecture = ""] = (config as { architectures?: string[] }).architectures ?? [];
+  const load = (): ExportableModel => {
+    if (architecture.endsWith("ForMaskedLM") && family.maskedLM) return loadMaskedLM(directory);
+    if (architecture.endsWith("ForTokenClassification")) return loadTokenClassifier(directory, labelsOf(config));
+    if (architecture.endsWith("ForSequenceClassification")) return loadSequenceClassifier(directory, labelsOf(config));
+    if (family.causalLM) return loadCausalLM(directory);
+    if (family.sentenceEncoder) return loadSentenceEncoder(directory);
+    throw new EspalierError(
+      "unsupported-task",
+      `${configFile}: ${architecture || family.name} cannot be exported. Decoders of text, encoders of text and their classifiers can.`,
+    );
+  };
+  const model = load();
+  model.freeze();
+  return model;
+}
+
+/** The names of the classes; transformers' placeholders where they have none. */
+function labelsOf(config: unknown): string[] {
+  const { id2label, num_labels = 2 } = config as { id2label?: Record<string, unknown>; num_labels?: number };
+  return namedLabels(config) ?? Array.from({ length: id2label ? Object.keys(id2label).length : num_labels }, (_, i) => `LABEL_${i}`);
+}
