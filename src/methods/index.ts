@@ -1,4 +1,6 @@
 export { type AdapterInputs, adapterInputs } from "./adapters/adapter-inputs.ts";
+export { AdapterSet } from "./adapters/adapter-set.ts";
+export type { CombineOptions } from "./adapters/combine-lora.ts";
 export { type Ia3Options, ia3 } from "./adapters/ia3.ts";
 export { loadAdapter } from "./adapters/load-adapter.ts";
 export { type LoraOptions, lora } from "./adapters/lora.ts";
