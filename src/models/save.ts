@@ -5,6 +5,7 @@ import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonObject, read
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
+import { Seq2SeqLM } from "./seq2seq.ts";
 
 export interface SaveModelOptions {
   /** What the model was loaded from: its configuration is kept, unknown keys included; tokenizer (a GGUF file's too), processor and licence are copied. */
@@ -92,6 +93,7 @@ export function filesToCopy(source: string | undefined, model: SaveableModel): R
     return { "tokenizer.json": JSON.stringify(tokenizer), "tokenizer_config.json": JSON.stringify(config, null, 2) };
   }
   const names = readdirSync(source).filter((name) => copied.test(name) && statSync(join(source, name)).isFile());
-  const wanted = model instanceof CausalLM ? names : names.filter((name) => name !== "generation_config.json");
+  const writes = model instanceof CausalLM || model instanceof Seq2SeqLM;
+  const wanted = writes ? names : names.filter((name) => name !== "generation_config.json");
   return Object.fromEntries(wanted.map((name) => [name, readFileSync(join(source, name))]));
 }

@@ -1,12 +1,14 @@
 /** The whole way, as a program goes it: files → processors → models. */
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { readJsonObject } from "../../src/checkpoints/index.ts";
+import { readJsonObject, readStorage } from "../../src/checkpoints/index.ts";
 import { audioProcessor, readWavFile } from "../../src/inputs/audio/index.ts";
 import { decodeImage, ImageProcessor } from "../../src/inputs/image/index.ts";
-import { loadCtcModel, loadImageTextModel, loadSpeechSeq2Seq } from "../../src/models/index.ts";
+import { loadCtcModel, loadImageTextModel, loadSpeechSeq2Seq, saveModel } from "../../src/models/index.ts";
+import type { Module } from "../../src/nn/index.ts";
 import { hostTensor } from "../../src/runtime/index.ts";
-import { expectEqual, reference, run } from "./reference.ts";
+import { changed, expectEqual, reference, run } from "./reference.ts";
 
 const { directory, tensor } = reference("from-files");
 const fixtures = join(directory, "..");
@@ -41,4 +43,27 @@ test("sounds → the beginning of an answer", async () => {
   }));
   expect(logits!.shape).toEqual([2, 3, 99]);
   expectEqual(logits, tensor("whisper"), { tolerance: 1e-4 });
+});
+
+test("what is saved is what was loaded, with the processor and the settings of its answers", async () => {
+  const loaders = { "clip-tiny": loadImageTextModel, "hubert-tiny-stable": loadCtcModel, "whisper-tiny": loadSpeechSeq2Seq };
+  for (const [name, load] of Object.entries(loaders)) {
+    await changed(
+      name,
+      () => {},
+      async (source) => {
+        const further = { "preprocessor_config.json": "{}", "generation_config.json": JSON.stringify({ eos_token_id: 2 }) };
+        for (const [file, text] of Object.entries(further)) writeFileSync(join(source, file), text);
+        const saved = join(source, "saved");
+        const model = load(source);
+        saveModel(saved, model, { source });
+        const again = load(saved);
+        expect(again.architecture).toBe(model.architecture);
+        const values = (m: Module) => Array.from(m.namedParameters(), ([path, p]) => [path, readStorage(p.storage)]);
+        expect(values(again)).toEqual(values(model));
+        expect(existsSync(join(saved, "preprocessor_config.json"))).toBe(true);
+        expect(existsSync(join(saved, "generation_config.json"))).toBe(name === "whisper-tiny");
+      },
+    );
+  }
 });
