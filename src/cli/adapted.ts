@@ -1,11 +1,22 @@
 import { existsSync } from "node:fs";
 import { openCheckpoint, parseHubId, readPeftAdapter } from "../checkpoints/index.ts";
+import { Decoder, Seq2SeqDecoder } from "../generate/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
 import { loadAdapter } from "../methods/index.ts";
 import type { CausalLM, SequenceClassifier } from "../models/causal-lm.ts";
-import { type BaseDtype, loadCausalLM, loadSequenceClassifier, setBaseDtype } from "../models/index.ts";
+import {
+  type BaseDtype,
+  familyOf,
+  loadCausalLM,
+  loadSeq2SeqLM,
+  loadSequenceClassifier,
+  type Seq2SeqLM,
+  setBaseDtype,
+  type TextSource,
+} from "../models/index.ts";
+import type { Device } from "../runtime/index.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
 import { defaultModel } from "./default-model.ts";
 import { modelDirectory } from "./model-directory.ts";
@@ -13,6 +24,7 @@ import { readTaskRecord, recordFile } from "./task-record.ts";
 
 /** A model ready for use: a base model, with or without an adapter on it. */
 export type Adapted = { tokenizer: Tokenizer; base: string } & (
+  | { kind: "seq2seq"; model: Seq2SeqLM<TextSource>; record?: undefined }
   | { kind: "classification"; model: SequenceClassifier; record: Extract<TaskRecord, { task: "classification" }> }
   | { kind: "language-modeling"; model: CausalLM; record: Exclude<TaskRecord, { task: "classification" }> | undefined }
 );
@@ -40,7 +52,26 @@ export async function openLanguageModel(
 ): Promise<Extract<Adapted, { kind: "language-modeling" }>> {
   const opened = adapter === undefined ? await openModel(model ?? defaultModel, baseDtype) : await openAdapted(adapter, model, baseDtype);
   if (opened.kind === "language-modeling") return opened;
-  throw new EspalierError("not-a-language-model", `${adapter ?? model} is a classifier; it cannot continue texts. Use espalier classify.`);
+  const what =
+    opened.kind === "seq2seq"
+      ? "answers texts and does not continue them. Use espalier generate"
+      : "is a classifier; it cannot continue texts. Use espalier classify";
+  throw new EspalierError("not-a-language-model", `${adapter ?? model} ${what}.`);
+}
+
+/** Opens what writes text: a language model continues a prompt, an encoder–decoder answers it. */
+export async function openTextGenerator(
+  device: Device,
+  model?: string,
+  adapter?: string,
+  baseDtype?: BaseDtype,
+): Promise<{ generator: Decoder | Seq2SeqDecoder; tokenizer: Tokenizer; kind: "seq2seq" | "language-modeling" }> {
+  const opened = adapter === undefined ? await openModel(model ?? defaultModel, baseDtype) : await openAdapted(adapter, model, baseDtype);
+  const { kind, tokenizer } = opened;
+  if (kind === "classification")
+    throw new EspalierError("not-a-language-model", `${adapter ?? model} is a classifier; it writes no text. Use espalier classify.`);
+  const generator = kind === "seq2seq" ? await Seq2SeqDecoder.create(device, opened.model) : await Decoder.create(device, opened.model);
+  return { generator, tokenizer, kind };
 }
 
 /** Nothing trains the model: its weights are constants, mapped from their files. */
@@ -58,6 +89,11 @@ async function open(base: string, record: TaskRecord | undefined, baseDtype: Bas
       `${base} is a classifier, but no ${recordFile} there says how its labels are called and how a text is put to it. Only classifiers of espalier train and espalier merge can be used.`,
     );
   const tokenizer = await tokenizerFromDirectory(base);
+  if (familyOf(checkpoint.config, checkpoint.configFile).seq2seq) {
+    const model = loadSeq2SeqLM(base).freeze();
+    setBaseDtype(model, baseDtype);
+    return { kind: "seq2seq", tokenizer, base, model };
+  }
   const model = loadCausalLM(base).freeze();
   setBaseDtype(model, baseDtype);
   return { kind: "language-modeling", tokenizer, base, model, record };

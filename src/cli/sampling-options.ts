@@ -9,6 +9,7 @@ export interface SamplingFlags {
   topP?: number;
   repetitionPenalty?: number;
   stop?: string[];
+  beams: number;
   seed: number;
 }
 
@@ -20,12 +21,24 @@ export const addSamplingOptions = (command: Command, maxNewTokens: number): Comm
     .option("--top-k <n>", "draw from the k likeliest tokens only", integer(1))
     .option("--top-p <p>", "draw from the smallest set of this probability only", number(0.0001, 1))
     .option("--repetition-penalty <x>", "above 1 makes repetition less likely", number(0.0001))
+    .option("--beams <n>", "above 1: beam search for the likeliest text, instead of drawing", integer(1), 1)
     .option("--stop <texts>", "texts that end the answer, separated by commas", list)
     .option("--seed <n>", "seed of the draws", integer(0), 0);
 
-export const samplingOf = ({ maxNewTokens, temperature, topK, topP, repetitionPenalty, stop, seed }: SamplingFlags): GenerateOptions => ({
+export const samplingOf = ({
   maxNewTokens,
   temperature,
+  topK,
+  topP,
+  repetitionPenalty,
+  stop,
+  seed,
+  beams,
+}: SamplingFlags): GenerateOptions => ({
+  maxNewTokens,
+  // What draws does not apply to a search.
+  temperature: beams > 1 ? 0 : temperature,
+  beams,
   topK,
   topP,
   repetitionPenalty,

@@ -1,5 +1,5 @@
 import { EspalierError } from "../graph/index.ts";
-import type { CausalLM } from "../models/causal-lm.ts";
+import type { CausalLM, LanguageModelConfig } from "../models/causal-lm.ts";
 import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
 import { KeyValueCache } from "./cache.ts";
 import { pastNames, tracePrefill, traceStep } from "./programs.ts";
@@ -8,7 +8,7 @@ import { pastNames, tracePrefill, traceStep } from "./programs.ts";
  * A model compiled for decoding: one program reads prompts, one adds a token. Both serve every length and batch. Frozen parameters are
  * constants of both; trainable ones are read from the device at every run, so a decoder made before training speaks as the model does now.
  */
-export class Decoder {
+export class Decoder implements TextGenerator {
   readonly model: CausalLM;
   /** Tokens of prompt and answer together that the model can see. */
   readonly context: number;
@@ -33,6 +33,10 @@ export class Decoder {
     const { traced: prefill, cache } = tracePrefill(model);
     const [compiledPrefill, compiledStep] = await Promise.all([device.compile(prefill), device.compile(traceStep(model, cache))]);
     return new Decoder(model, compiledPrefill, compiledStep, { names: pastNames(cache.layers), ...cache });
+  }
+
+  room(promptTokens: number): number {
+    return this.context - promptTokens;
   }
 
   /** Reads prompts of any lengths. Each row then goes on as it would alone. */
@@ -72,6 +76,16 @@ export class Decoder {
         `Token id ${wrong} of ${what} is not in the model's vocabulary of ${this.model.config.vocab_size}. Is the tokenizer the model's own?`,
       );
   }
+}
+
+/** What writes answers to prompts, or continues them. */
+export interface TextGenerator {
+  readonly model: { readonly config: LanguageModelConfig };
+  /** Tokens of prompt and answer together; undefined where the prompt takes no room from the answer. */
+  readonly context?: number;
+  /** Tokens that can follow a prompt of so many. */
+  room(promptTokens: number): number;
+  start(prompts: readonly (readonly number[])[]): Promise<Continuation>;
 }
 
 /** What a search needs of sequences being continued, one per row. */

@@ -39,6 +39,7 @@ function scripted(ids: readonly number[], context = 1000): Decoder & { prompts: 
   const logits = () => new Float32Array(260).fill(-1).fill(1, ids[at], ids[at]! + 1);
   const script = {
     context,
+    room: (prompt: number) => context - prompt,
     model: { config },
     prompts,
     async start(given: number[][]) {

@@ -1,7 +1,8 @@
 import { z } from "zod";
 import { EspalierError, Random } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
-import type { Decoder } from "./decoder.ts";
+import { beamSearch } from "./beam-search.ts";
+import type { TextGenerator } from "./decoder.ts";
 import { type SamplingOptions, sample } from "./sampling.ts";
 import { StopMatcher } from "./stop-matcher.ts";
 
@@ -14,6 +15,10 @@ export interface GenerateOptions extends SamplingOptions {
   stop?: readonly string[] | undefined;
   /** Tokens that end the text, besides those that the model and the tokenizer name; a chat template's end of turn. */
   endIds?: readonly number[] | undefined;
+  /** Above 1, the text is looked for by beam search ({@link beamSearch}) and comes whole at the end; nothing is drawn then. Default 1. */
+  beams?: number | undefined;
+  /** Of beam search: above 0 favours long texts. Default 1. */
+  lengthPenalty?: number | undefined;
   /** What becomes of a prompt that leaves no room in the context: an error, or its beginning is dropped and counted. Default "refuse". */
   overflow?: "refuse" | "truncate" | undefined;
 }
@@ -26,6 +31,8 @@ const optionsSchema: z.ZodType<GenerateOptions> = z.strictObject({
   minP: z.number().nonnegative().max(1).optional(),
   repetitionPenalty: z.number().positive().optional(),
   seed: z.int().optional(),
+  beams: z.int().positive().optional(),
+  lengthPenalty: z.number().optional(),
   stop: z.array(z.string().min(1)).optional(),
   endIds: z.array(z.int().nonnegative()).optional(),
   overflow: z.enum(["refuse", "truncate"]).optional(),
@@ -64,7 +71,7 @@ export interface Generation extends AsyncIterable<string> {
  * @throws EspalierError `bad-option`, `context-overflow`, `empty-prompt`, when it is called; `not-finite` while it is read
  */
 export function generate(
-  decoder: Decoder,
+  decoder: TextGenerator,
   tokenizer: Tokenizer,
   prompt: string | readonly number[],
   options: GenerateOptions = {},
@@ -91,14 +98,14 @@ export function generate(
 }
 
 async function* run(
-  decoder: Decoder,
+  decoder: TextGenerator,
   tokenizer: Tokenizer,
   prompt: readonly number[],
   options: GenerateOptions,
   result: GenerationResult,
 ): AsyncGenerator<string, void> {
   const { maxNewTokens = defaultNewTokens, stop = [], seed = 0 } = options;
-  const room = Math.min(maxNewTokens, decoder.context - prompt.length);
+  const room = Math.min(maxNewTokens, decoder.room(prompt.length));
   const ends = new Set([...endIds(decoder, tokenizer), ...(options.endIds ?? [])]);
   const random = new Random(seed);
   const seen = new Set(prompt);
@@ -110,6 +117,19 @@ async function* run(
   };
   const started = performance.now();
   const decoding = await decoder.start([prompt]);
+  if (options.beams !== undefined && options.beams > 1) {
+    const { beams, lengthPenalty = 1 } = options;
+    const found = await beamSearch(decoding, { beams, lengthPenalty, maxNewTokens: room, endIds: ends });
+    const { ids } = found[0]![0]!;
+    result.ids = ids;
+    result.firstTokenSeconds = (performance.now() - started) / 1000;
+    const ended = ends.has(ids.at(-1)!);
+    result.finishReason = ended ? "end" : room === maxNewTokens ? "length" : "context";
+    const { text, stopped } = matcher.push(tokenizer.decode(ended ? ids.slice(0, -1) : ids, { skipSpecialTokens: true }));
+    if (stopped) result.finishReason = "stop";
+    yield shown(stopped ? text : text + matcher.end());
+    return;
+  }
   let first = 0;
   while (true) {
     const id = sample(decoding.logits(), seen, options, random);
@@ -147,6 +167,8 @@ const defaultNewTokens = 128;
 
 function checkOptions(options: GenerateOptions): void {
   const parsed = optionsSchema.safeParse(options);
+  if (parsed.success && (options.beams ?? 1) > 1 && (options.temperature ?? 0) > 0)
+    throw new EspalierError("bad-option", "generate: beam search draws nothing; leave temperature out, or give it as 0.");
   if (parsed.success) return;
   const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "options"}: ${issue.message}`);
   throw new EspalierError("bad-option", `generate: wrong options:\n${problems.join("\n")}`);
@@ -163,12 +185,12 @@ function promptIds(tokenizer: Tokenizer, prompt: string | readonly number[]): re
 /** The prompt, cut where it must and may be, so that at least one new token fits into the context. */
 function fitted(
   ids: readonly number[],
-  decoder: Decoder,
+  decoder: TextGenerator,
   tokenizer: Tokenizer,
   { overflow = "refuse", maxNewTokens = defaultNewTokens }: GenerateOptions,
 ): { ids: readonly number[]; dropped: number } {
   const { context } = decoder;
-  if (ids.length < context) return { ids, dropped: 0 };
+  if (context === undefined || ids.length < context) return { ids, dropped: 0 };
   if (overflow === "refuse") {
     throw new EspalierError(
       "context-overflow",
@@ -183,7 +205,7 @@ function fitted(
 }
 
 /** Tokens after which nothing comes: those that config.json names, one or several, and the tokenizer's. */
-function endIds(decoder: Decoder, tokenizer: Tokenizer): Set<number> {
+function endIds(decoder: TextGenerator, tokenizer: Tokenizer): Set<number> {
   const named = decoder.model.config.eos_token_id;
   const ids = [named, tokenizer.eosId].flat().filter((id): id is number => typeof id === "number");
   return new Set(ids);

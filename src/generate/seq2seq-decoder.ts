@@ -3,7 +3,7 @@ import type { Encoded, Seq2SeqLM } from "../models/seq2seq.ts";
 import { concat, dimension, equal, less, logicalOr, range, reshape, unsqueeze } from "../ops/index.ts";
 import { type Device, type HostTensor, hostTensor, type Program } from "../runtime/index.ts";
 import { KeyValueCache } from "./cache.ts";
-import { type Continuation, gatherRows } from "./decoder.ts";
+import { type Continuation, gatherRows, type TextGenerator } from "./decoder.ts";
 import { type CacheShape, joined, pastNames } from "./programs.ts";
 
 const [batch, source, past] = [symbol("batch"), symbol("source"), symbol("past")];
@@ -19,7 +19,7 @@ const sourceNames = (layers: number): string[] => Array.from({ length: layers },
  * An encoder–decoder compiled for generation: one program encodes whole sources and makes the keys and values that the decoder sees of them, the
  * other adds a token to each answer. Trainable parameters are read from the device at every run.
  */
-export class Seq2SeqDecoder {
+export class Seq2SeqDecoder implements TextGenerator {
   readonly model: Seq2SeqLM;
   readonly #encode: Program;
   readonly #step: Program;
@@ -43,8 +43,13 @@ export class Seq2SeqDecoder {
     return new Seq2SeqDecoder(model, encode, step, traced);
   }
 
+  /** The start token takes a place. */
+  room(): number {
+    return this.model.contextLength - 1;
+  }
+
   /** Encodes texts of any lengths and begins an answer to each. */
-  startText(prompts: readonly (readonly number[])[]): Promise<Seq2SeqDecoding> {
+  start(prompts: readonly (readonly number[])[]): Promise<Seq2SeqDecoding> {
     const time = Math.max(0, ...prompts.map((ids) => ids.length));
     if (prompts.length === 0 || prompts.some((ids) => ids.length === 0))
       throw new EspalierError("empty-prompt", "There is nothing to encode: give at least one text, and each with at least one token.");
@@ -54,6 +59,11 @@ export class Seq2SeqDecoder {
         "unknown-token-id",
         `Token id ${wrong} is not in the model's vocabulary of ${this.model.config.vocab_size}. Is the tokenizer the model's own?`,
       );
+    if (time > this.model.sourceLength)
+      throw new EspalierError(
+        "context-overflow",
+        `A text of ${time} tokens does not fit the model, which reads ${this.model.sourceLength} at most. Shorten it.`,
+      );
     const shape = [prompts.length, time];
     const ids = new BigInt64Array(prompts.length * time);
     const attentionMask = new BigInt64Array(prompts.length * time);
@@ -62,11 +72,11 @@ export class Seq2SeqDecoder {
         ids[row * time + i] = BigInt(id);
         attentionMask[row * time + i] = 1n;
       }
-    return this.start({ ids: hostTensor("int64", shape, ids), attentionMask: hostTensor("int64", shape, attentionMask) });
+    return this.startFrom({ ids: hostTensor("int64", shape, ids), attentionMask: hostTensor("int64", shape, attentionMask) });
   }
 
   /** Encodes a batch of sources and begins an answer to each. */
-  async start(sources: Readonly<Record<string, HostTensor>>): Promise<Seq2SeqDecoding> {
+  async startFrom(sources: Readonly<Record<string, HostTensor>>): Promise<Seq2SeqDecoding> {
     const rows = Object.values(sources)[0]!.shape[0]!;
     const encoded = await this.#encode.run(sources);
     const seen = Object.fromEntries(

@@ -41,7 +41,7 @@ export class Transcriber {
     const { prefix = [], suppress = [], suppressFirst = [], beams = 1 } = options;
     const room = this.#decoder.model.contextLength - 1 - prefix.length;
     if (room < 1) throw new EspalierError("context-overflow", `A prefix of ${prefix.length} tokens leaves no room in the model's context.`);
-    const decoding = await this.#decoder.start({ features });
+    const decoding = await this.#decoder.startFrom({ features });
     const rows = Array.from({ length: decoding.batch }, (_, row) => row);
     for (const step of prefix) {
       // All must be read before the first is pushed.

@@ -187,6 +187,10 @@ export class BartForConditionalGeneration extends Seq2SeqLM<TextSource> {
     return this.config.max_position_embeddings;
   }
 
+  override get sourceLength(): number {
+    return this.config.max_position_embeddings;
+  }
+
   get startId(): number {
     return this.config.decoder_start_token_id;
   }

@@ -77,8 +77,8 @@ describe.each(["t5", "flan-t5", "bart"])("%s", (name) => {
 
   test("greedy answers to sources of different lengths together, at every step as each alone", async () => {
     const decoder = await Seq2SeqDecoder.create(device, model);
-    const together = await decoder.startText(prompts);
-    const alone = await Promise.all(prompts.map((prompt) => decoder.startText([prompt])));
+    const together = await decoder.start(prompts);
+    const alone = await Promise.all(prompts.map((prompt) => decoder.start([prompt])));
     const answers: number[][] = prompts.map(() => []);
     for (let step = 0; step < 12; step++) {
       const next = prompts.map((_, row) => {
@@ -97,7 +97,7 @@ describe.each(["t5", "flan-t5", "bart"])("%s", (name) => {
 
   test("beam search", async () => {
     const decoder = await Seq2SeqDecoder.create(device, model);
-    await expectSearches(expected.beams, () => decoder.startText(prompts), end);
+    await expectSearches(expected.beams, () => decoder.start(prompts), end);
     await decoder.dispose();
   });
 });

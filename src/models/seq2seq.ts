@@ -21,6 +21,10 @@ export abstract class Seq2SeqLM<
   abstract readonly config: LanguageModelConfig;
   /** Tokens that the decoder can write; Infinity where nothing limits it. */
   abstract get contextLength(): number;
+  /** Tokens of a source that the encoder can read; Infinity where nothing limits it. */
+  get sourceLength(): number {
+    return Number.POSITIVE_INFINITY;
+  }
   /** The token that every answer starts from, and is not part of it. */
   abstract get startId(): number;
   /** The decoder's table of tokens. */

@@ -62,6 +62,11 @@ export function evalCommand(): Command {
             `${unlabelled.file} line ${unlabelled.line}: ${unlabelled.label === undefined ? "there is no label" : `the adapter does not know the label "${unlabelled.label}"`}; it tells ${adapted.record.labels.join(", ")} apart.`,
           );
         task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
+      } else if (adapted.kind === "seq2seq") {
+        throw new EspalierError(
+          "unsupported-task",
+          `${adapted.base} is an encoder-decoder, which espalier eval does not measure yet. Look at its answers with espalier generate.`,
+        );
       } else {
         const { model, tokenizer, record, base } = adapted;
         const trained = record?.task === "chat" ? record.maxLength : record?.sequenceLength;

@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
-import { Decoder, generate } from "../../generate/index.ts";
+import { generate } from "../../generate/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { BaseDtype } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import { openLanguageModel } from "../adapted.ts";
+import { openTextGenerator } from "../adapted.ts";
 import { baseDtypeOption } from "../base-dtype-option.ts";
 import { addSamplingOptions, type SamplingFlags, samplingOf } from "../sampling-options.ts";
 import { formatCount, Terminal } from "../terminal.ts";
@@ -19,8 +19,8 @@ interface GenerateFlags extends SamplingFlags {
 
 export function generateCommand(): Command {
   const command = new Command("generate")
-    .description("Continue a text with a model, or a model with an adapter.")
-    .requiredOption("--prompt <text>", "the text to continue; @file reads it from a file")
+    .description("Continue a text with a language model, or answer it with an encoder-decoder (T5, BART); with an adapter or without.")
+    .requiredOption("--prompt <text>", "the text to continue or answer; @file reads it from a file")
     .option(
       "--model <model>",
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
@@ -32,17 +32,16 @@ export function generateCommand(): Command {
     .action(async (flags: GenerateFlags) => {
       const terminal = new Terminal();
       const prompt = flags.prompt.startsWith("@") ? readPrompt(flags.prompt.slice(1)) : flags.prompt;
-      const { model, tokenizer } = await openLanguageModel(flags.model, flags.adapter, flags.baseDtype);
-      const decoder = await Decoder.create(cpu(), model);
-      const generation = generate(decoder, tokenizer, prompt, { ...samplingOf(flags), overflow: "truncate" });
-      terminal.write(prompt);
+      const { generator, tokenizer, kind } = await openTextGenerator(cpu(), flags.model, flags.adapter, flags.baseDtype);
+      const generation = generate(generator, tokenizer, prompt, { ...samplingOf(flags), overflow: "truncate" });
+      if (kind === "language-modeling") terminal.write(prompt);
       for await (const piece of generation) terminal.write(piece);
       terminal.line();
       const result = await generation.result();
       if (result.droppedTokens > 0)
         terminal.line(`The prompt was longer than the context: its first ${formatCount(result.droppedTokens)} tokens were dropped.`);
       if (flags.json) terminal.json({ prompt, ...result });
-      await decoder.dispose();
+      await generator.dispose();
     });
 }
 
