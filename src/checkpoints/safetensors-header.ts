@@ -7,6 +7,7 @@
  */
 import { type DType, dtypeSize } from "../graph/dtype.ts";
 import { EspalierError } from "../graph/errors.ts";
+import { parseJson } from "../graph/parse-json.ts";
 import { findDuplicateKey } from "./duplicate-key.ts";
 
 /** The format's own cap: no honest header is larger, and it bounds what a hostile file can make us allocate. */
@@ -122,7 +123,7 @@ function parseJsonObject(bytes: Uint8Array, file: string): Record<string, unknow
   if (!text.startsWith("{")) throw damaged(`must start with "{", not with ${JSON.stringify(text.slice(0, 8))}`);
   let json: Record<string, unknown>;
   try {
-    json = JSON.parse(text) as Record<string, unknown>;
+    json = parseJson(text) as Record<string, unknown>;
   } catch (cause) {
     throw damaged(`is not valid JSON (${(cause as Error).message})`, cause);
   }

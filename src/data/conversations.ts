@@ -1,5 +1,6 @@
 import { extname } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
+import { parseJson } from "../graph/parse-json.ts";
 import { type ChatMessage, type ChatRole, chatMessageSchema, messageText } from "../inputs/index.ts";
 import { jsonLines, type Problem, printable, refuseProblems } from "./json-lines.ts";
 import type { Example } from "./records.ts";
@@ -35,7 +36,7 @@ export function holdsConversations(file: string): boolean {
     .split("\n")
     .find((line) => line.trim() !== "");
   try {
-    const value: unknown = JSON.parse(first ?? "");
+    const value = parseJson(first ?? "");
     return typeof value === "object" && value !== null && listOf(value as Record<string, unknown>) !== undefined;
   } catch {
     return false; // Whoever reads the file says what is wrong with it.

@@ -1,4 +1,5 @@
 import { EspalierError } from "../graph/errors.ts";
+import { parseJson } from "../graph/parse-json.ts";
 
 /** What is wrong with one line. All lines are read before the first is reported, so that the message can say how many there are. */
 export interface Problem {
@@ -21,7 +22,7 @@ export function jsonLines(
     const line = index + 1;
     let value: unknown;
     try {
-      value = JSON.parse(content);
+      value = parseJson(content);
     } catch (error) {
       problems.push({ line, code: "data-json", reason: `is not valid JSON: ${printable((error as Error).message)}` });
       continue;

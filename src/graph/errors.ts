@@ -13,9 +13,15 @@ export class EspalierError extends Error {
   }
 }
 
+/** Names come from files, too, and may be a megabyte long or a million: so much of them is compared. */
+const [comparedCharacters, comparedCandidates] = [128, 2000];
+
 /** The `limit` candidates most like `name` (Levenshtein distance), nearest first: material for a "did you mean". */
 export function nearestNames(name: string, candidates: Iterable<string>, limit = 3): string[] {
-  const scored = [...new Set(candidates)].map((candidate) => ({ candidate, distance: editDistance(name, candidate) }));
+  const short = name.slice(0, comparedCharacters);
+  const scored = [...new Set(candidates)]
+    .slice(0, comparedCandidates)
+    .map((candidate) => ({ candidate, distance: editDistance(short, candidate.slice(0, comparedCharacters)) }));
   scored.sort((a, b) => a.distance - b.distance || a.candidate.localeCompare(b.candidate));
   return scored.slice(0, limit).map((entry) => entry.candidate);
 }

@@ -3,5 +3,7 @@ export * from "./dtype.ts";
 export * from "./dtype-conversion.ts";
 export * from "./errors.ts";
 export * from "./graph.ts";
+export * from "./parse-json.ts";
 export * from "./random.ts";
 export * from "./storage.ts";
+export * from "./time-limit.ts";

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { findGguf, GgufFile, ggufTokenizer } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/errors.ts";
+import { parseJson } from "../../graph/parse-json.ts";
 import { chatFormatNames } from "./chat-formats.ts";
 import { ChatTemplate } from "./chat-template.ts";
 
@@ -65,7 +66,7 @@ function namedTokens(json: Record<string, unknown>): Record<string, string> {
 function readJson(file: string): Record<string, unknown> | undefined {
   if (!existsSync(file)) return undefined;
   try {
-    const value: unknown = JSON.parse(readText(file));
+    const value = parseJson(readText(file));
     if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
     throw new Error("it holds no object");
   } catch (cause) {

@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { findGguf, GgufFile, ggufTokenizer } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/errors.ts";
+import { parseJson } from "../../graph/parse-json.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 /**
@@ -44,7 +45,7 @@ async function readJson(path: string): Promise<unknown> {
     );
   }
   try {
-    return JSON.parse(text);
+    return parseJson(text);
   } catch (cause) {
     throw new EspalierError(
       "tokenizer-broken",
