@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { grad } from "../../autodiff/index.ts";
 import { openSafetensors, readPeftAdapter, readStorage } from "../../checkpoints/index.ts";
 import { Decoder } from "../../generate/index.ts";
 import { trace } from "../../graph/index.ts";
@@ -14,8 +15,10 @@ import {
   type SequenceClassifier,
   saveModel,
 } from "../../models/index.ts";
+import { div } from "../../ops/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
+import { causalLanguageModel } from "../../train/objectives.ts";
 import { catalogue, type LoadedAdapter, loadAdapter, mergeAdapters } from "../index.ts";
 
 interface Expected {
@@ -124,6 +127,44 @@ describe.each(names)("%s", (name) => {
       }
       expect(generated).toEqual(greedy.map((row) => row.generated));
       await decoder.dispose();
+    });
+
+  const gradients = new Map(
+    [...openSafetensors(join(at(name), "expected.safetensors")).tensors].filter(([key]) => key.startsWith("gradient.")),
+  );
+  if (gradients.size > 0)
+    test("has PEFT's gradients", async () => {
+      const model = open(name) as CausalLM;
+      const { graft } = load(model, name);
+      const ids = hostTensor("int64", [2, 10], BigInt64Array.from(input_ids.flat(), BigInt));
+      const targets = hostTensor(
+        "int64",
+        [2, 10],
+        BigInt64Array.from(
+          input_ids.flatMap((row) => [...row.slice(1), -100]),
+          BigInt,
+        ),
+      );
+      const program = await device.compile(
+        trace({ ids, targets }, (inputs) => {
+          const { total, weight } = causalLanguageModel(model).trace(inputs);
+          const places = [...graft.places].filter(([, p]) => !p.frozen);
+          const found = grad(
+            div(total, weight),
+            places.map(([, p]) => p.value),
+          );
+          return Object.fromEntries(places.map(([key], i) => [key, found[i]!]));
+        }),
+      );
+      const ours = await program.run({ ids, targets });
+      expect(Object.keys(ours)).toHaveLength(gradients.size);
+      for (const [key, storage] of gradients) {
+        const theirs = readStorage(storage) as Float32Array;
+        const path = key.replace(/^gradient\.(base_model\.model\.)?/, "").replace(".base_layer.", ".");
+        const size = Math.max(...theirs.map(Math.abs));
+        expect(distance(ours[path]!.data as Float32Array, theirs), path).toBeLessThan(1e-4 * Math.max(size, 0.1));
+        expect(size, path).toBeGreaterThan(1e-5);
+      }
     });
 
   if (/lora|dora|ia3/.test(name))
