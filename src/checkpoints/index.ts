@@ -16,10 +16,17 @@ export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";
 export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
 export { type DownloadOptions, type DownloadProgress, downloadModel } from "./hub/download-model.ts";
 export { type HubId, parseHubId } from "./hub/hub-id.ts";
-export { readJsonFile, readJsonObject, writeJson } from "./json-file.ts";
+export { readJsonFile, readJsonObject, readJsonToCopy, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";
 export { type OpenOnnx, openOnnx } from "./onnx-file.ts";
 export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";
-export { loraScaling, type PeftConfig, type PeftConfigInput, type PeftType, parsePeftConfig, unsupportedPeftOptions } from "./peft-config.ts";
+export {
+  loraScaling,
+  type PeftConfig,
+  type PeftConfigInput,
+  type PeftType,
+  parsePeftConfig,
+  unsupportedPeftOptions,
+} from "./peft-config.ts";
 export { type NamedStorages, openSafetensors, type SafetensorsFile, writeSafetensors } from "./safetensors.ts";
 export { type WriteOnnxOptions, type WrittenOnnx, writeOnnxFile } from "./write-onnx.ts";

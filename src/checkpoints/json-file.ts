@@ -12,7 +12,7 @@ export function readJsonFile(file: string, prepared: (text: string) => string = 
     throw new EspalierError("checkpoint-missing", `${file}: cannot be read (${(cause as Error).message}). Check the path.`, { cause });
   }
   try {
-    return parseJson(text);
+    return parseJson(prepared(text));
   } catch (cause) {
     throw new EspalierError("checkpoint-json", `${file}: is not valid JSON (${(cause as Error).message}). Fetch or write it again.`, {
       cause,

@@ -1,7 +1,7 @@
 /** A model → a Hugging Face directory that transformers loads. */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonObject, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
+import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonToCopy, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
@@ -80,7 +80,7 @@ export function configToSave(model: SaveableModel, { source, labels }: SaveModel
 }
 
 function sourceConfig(source: string): Record<string, unknown> {
-  if (findGguf(source) === undefined) return readJsonObject(join(source, "config.json"));
+  if (findGguf(source) === undefined) return readJsonToCopy(join(source, "config.json"));
   return openCheckpoint(source).config as Record<string, unknown>;
 }
 
