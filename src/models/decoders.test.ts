@@ -1,12 +1,16 @@
 /** Every decoder family computes what transformers computes, on tiny random checkpoints that it wrote. */
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
+import { device as trainingDevice } from "../../tests/models/reference.ts";
 import { openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
 import { Decoder } from "../generate/decoder.ts";
 import { symbol, type Tensor, type TensorType, trace } from "../graph/index.ts";
+import { mergeAdapters } from "../methods/index.ts";
 import { greaterOrEqual, lessOrEqual, logicalAnd, maximum, range, reshape, sub, unsqueeze } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
+import { causalLanguageModel } from "../train/index.ts";
 import { type CausalLM, loadCausalLM } from "./index.ts";
 
 const device = cpu({ threads: 1 });
@@ -37,7 +41,7 @@ const names = [
 const int64 = (rows: readonly number[][]) => hostTensor("int64", [rows.length, rows[0]!.length], BigInt64Array.from(rows.flat(), BigInt));
 
 /** Logits of every position; with `padding`, of left-padded rows. */
-async function logitsOf(model: CausalLM, ids: number[][], starts?: readonly number[]): Promise<Float32Array> {
+async function logitsOf(model: CausalLM, ids: number[][], starts?: readonly number[], on = device): Promise<Float32Array> {
   const [batch, time] = [symbol("batch"), symbol("time")];
   const types: Record<string, TensorType> = { ids: { dtype: "int64", shape: [batch, time] } };
   if (starts) types.start = { dtype: "int64", shape: [batch] };
@@ -52,7 +56,7 @@ async function logitsOf(model: CausalLM, ids: number[][], starts?: readonly numb
     const positions = maximum(sub(unsqueeze(columns, 0), unsqueeze(start, 1)), 0);
     return { logits: model.logits(model.forward({ ids, positions, visible }).hidden) };
   });
-  const program = await device.compile(traced);
+  const program = await on.compile(traced);
   const start = starts && hostTensor("int64", [ids.length], BigInt64Array.from(starts, BigInt));
   const { logits } = await program.run({ ids: int64(ids), ...(start && { start }) });
   await program.dispose();
@@ -100,5 +104,16 @@ describe.each(names)("%s", (name) => {
     }
     expect(chosen).toEqual(generated);
     await decoder.dispose();
+  });
+
+  test("low-rank adapters on all of its projections, fused and transposed ones too, learn, and merged compute the same", async () => {
+    const adapted = loadCausalLM(directory);
+    const ids = int64(expected.input_ids);
+    const targets = int64(expected.input_ids.map((row) => [...row.slice(1), -100]));
+    expectFalling(await lossesWithLora(adapted, "all-linear", causalLanguageModel(adapted), { ids, targets }));
+    const before = await logitsOf(adapted, expected.input_ids, undefined, trainingDevice);
+    expect(difference(before, values("logits"))).toBeGreaterThan(1e-3);
+    mergeAdapters(adapted, trainingDevice);
+    expect(difference(await logitsOf(adapted, expected.input_ids), before)).toBeLessThan(1e-4);
   });
 });

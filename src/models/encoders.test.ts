@@ -3,11 +3,13 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
 import { openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
 import { refusal } from "../checkpoints/refusal.ts";
 import { type Tensor, trace } from "../graph/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
+import { maskedLanguageModel } from "../train/index.ts";
 import { type EncoderInputs, loadMaskedLM, loadSentenceEncoder, loadSequenceClassifier, loadTokenClassifier, saveModel } from "./index.ts";
 
 const device = cpu({ threads: 1 });
@@ -89,6 +91,14 @@ describe.each(["bert", "roberta", "xlm-roberta", "distilbert", "electra"])("%s",
     const model = loadSequenceClassifier(fixture(name), labels);
     expect(model.headIsFresh).toBe(true);
     expect(model.architecture).toMatch(/ForSequenceClassification$/);
+  });
+
+  test("low-rank adapters on all of its projections learn", async () => {
+    const { input_ids, attention_mask } = expectation(name);
+    const model = loadMaskedLM(fixture(name));
+    const targets = input_ids.map((row, i) => row.map((id, j) => (attention_mask[i]![j] === 1 && j % 3 === 0 ? id : -100)));
+    const batch = { ids: int64(input_ids), attentionMask: int64(attention_mask), targets: int64(targets) };
+    expectFalling(await lossesWithLora(model, "all-linear", maskedLanguageModel(model), batch));
   });
 
   test("what is saved loads again", async () => {

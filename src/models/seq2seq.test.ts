@@ -1,11 +1,13 @@
 /** Encoder–decoders compute and generate what transformers does, on tiny random checkpoints that it wrote. */
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
+import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
 import { openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
 import { type BeamResult, beamSearch, type Continuation, Decoder, Seq2SeqDecoder } from "../generate/index.ts";
 import { trace } from "../graph/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
+import { sequenceToSequence } from "../train/index.ts";
 import { loadCausalLM, loadSeq2SeqLM } from "./index.ts";
 
 const device = cpu({ threads: 1 });
@@ -93,6 +95,19 @@ describe.each(["t5", "flan-t5", "bart"])("%s", (name) => {
     }
     expect(answers).toEqual(expected.greedy);
     await decoder.dispose();
+  });
+
+  test("low-rank adapters on all of its projections learn", async () => {
+    const adapted = loadSeq2SeqLM(directory);
+    const answer = expected.decoder_input_ids;
+    const batch = {
+      ids: int64(expected.input_ids),
+      attentionMask: int64(expected.attention_mask),
+      answer: int64(answer),
+      targets: int64(answer.map((row) => [...row.slice(1), -100])),
+    };
+    // Of steep models: a larger rate overshoots.
+    expectFalling(await lossesWithLora(adapted, "all-linear", sequenceToSequence(adapted), batch, 2e-3));
   });
 
   test("beam search", async () => {

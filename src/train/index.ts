@@ -7,8 +7,10 @@ export {
   ctcRecognition,
   imageClassification,
   imageTextMatching,
+  maskedLanguageModel,
   type Objective,
   sequenceClassification,
+  sequenceToSequence,
 } from "./objectives.ts";
 export {
   type AdamWOptions,

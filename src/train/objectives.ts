@@ -32,6 +32,43 @@ export function causalLanguageModel(model: LanguageModel): Objective {
   };
 }
 
+interface MaskedLanguageModel {
+  forward(inputs: { ids: Tensor; attentionMask?: Tensor | undefined }): { hidden: Tensor };
+  logits(hidden: Tensor): Tensor;
+}
+
+/** Masked tokens filled in. Inputs: `ids` and `targets` int64 [batch, time], `attentionMask` likewise where there is padding; targets of −100 do not count. */
+export function maskedLanguageModel(model: MaskedLanguageModel): Objective {
+  return {
+    name: "masked-lm",
+    trace({ ids, attentionMask, targets }) {
+      const { hidden } = model.forward({ ids: ids!, attentionMask });
+      const { losses, weights } = crossEntropyOfHead(model.logits(hidden), targets!);
+      return { total: sum(losses), weight: sum(weights) };
+    },
+  };
+}
+
+interface SequenceToSequence {
+  forward(source: { ids: Tensor; attentionMask?: Tensor | undefined }, inputs: { ids: Tensor }): { hidden: Tensor };
+  logits(hidden: Tensor): Tensor;
+}
+
+/**
+ * One text from another. Inputs: `ids` int64 [batch, source] and `attentionMask` likewise where there is padding; `answer` int64 [batch, time], which
+ * begins with the start token, and `targets`, the answer one token further; targets of −100 do not count.
+ */
+export function sequenceToSequence(model: SequenceToSequence): Objective {
+  return {
+    name: "seq2seq",
+    trace({ ids, attentionMask, answer, targets }) {
+      const { hidden } = model.forward({ ids: ids!, attentionMask }, { ids: answer! });
+      const { losses, weights } = crossEntropyOfHead(model.logits(hidden), targets!);
+      return { total: sum(losses), weight: sum(weights) };
+    },
+  };
+}
+
 interface SequenceClassifier {
   forward(ids: Tensor, lengths: Tensor): Tensor;
 }

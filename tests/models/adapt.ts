@@ -11,18 +11,19 @@ import { device } from "./reference.ts";
 /** The losses of a few steps in which only low-rank adapters on `targets` are trained, on one batch. */
 export async function lossesWithLora(
   model: Module,
-  targets: readonly string[],
+  targets: readonly string[] | "all-linear",
   objective: Objective,
   batch: Record<string, HostTensor>,
+  learningRate = 1e-2,
 ): Promise<number[]> {
-  applyWeights(model, [lora({ rank: 4, targets: [...targets], modulesToSave: [] })]);
+  applyWeights(model, [lora({ rank: 4, targets: typeof targets === "string" ? targets : [...targets], modulesToSave: [] })]);
   const parameters = model.trainableParameters();
   expect(parameters.every(({ name }) => /\.lora_[AB]\.weight$/.test(name))).toBe(true);
-  const optimizer = adamW({ learningRate: 1e-2 }).create(oneGroup(parameters));
+  const optimizer = adamW({ learningRate }).create(oneGroup(parameters));
   const program = await device.compile(traceStep(batch, { objective, optimizer }));
   const losses: number[] = [];
   for (let step = 1; step <= 6; step++) {
-    const { total, weight } = await program.run({ ...batch, ...stepFeeds(optimizer, { learningRate: 1e-2, updates: () => step }) });
+    const { total, weight } = await program.run({ ...batch, ...stepFeeds(optimizer, { learningRate, updates: () => step }) });
     losses.push(Number(total!.data[0]) / Number(weight!.data[0]));
   }
   await program.dispose();
