@@ -107,7 +107,7 @@ describe.each(["t5", "flan-t5", "bart"])("%s", (name) => {
       targets: int64(answer.map((row) => [...row.slice(1), -100])),
     };
     // Of steep models: a larger rate overshoots.
-    expectFalling(await lossesWithLora(adapted, "all-linear", sequenceToSequence(adapted), batch, 2e-3));
+    expectFalling(await lossesWithLora(adapted, "all-linear", sequenceToSequence(adapted), batch, 1e-4));
   });
 
   test("beam search", async () => {
