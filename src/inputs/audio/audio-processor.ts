@@ -1,6 +1,6 @@
 /** Sounds → what a speech model reads, as the checkpoint's `preprocessor_config.json` says. Nothing here imports from Node. */
 import { z } from "zod";
-import { EspalierError } from "../../graph/errors.ts";
+import { EspalierError, show } from "../../graph/errors.ts";
 import { type HostTensor, hostTensor } from "../../runtime/host-tensor.ts";
 import { logMelSpectrogram } from "./log-mel.ts";
 import { resample, type Sound } from "./sound.ts";
@@ -13,21 +13,33 @@ export interface AudioProcessor {
   process(sounds: readonly Sound[]): Record<string, HostTensor>;
 }
 
-const positive = z.int().positive();
+const size = (largest: number) => z.int().positive().max(largest);
+const rate = size(1_000_000);
+
+/** The transform costs what the largest prime factor of its length is. */
+const isSmooth = (n: number): boolean => [2, 3, 5, 7].reduce((rest, prime) => divided(rest, prime), n) === 1;
+const divided = (n: number, prime: number): number => (n % prime === 0 ? divided(n / prime, prime) : n);
+
 const schemas = {
-  WhisperFeatureExtractor: z.looseObject({
-    feature_size: positive.default(80),
-    sampling_rate: positive.default(16000),
-    hop_length: positive.default(160),
-    chunk_length: positive.default(30),
-    n_fft: positive.default(400),
-    padding_value: z.literal(0).default(0),
-    dither: z.literal(0).default(0),
-  }),
+  WhisperFeatureExtractor: z
+    .looseObject({
+      feature_size: size(1024).default(80),
+      sampling_rate: rate.default(16000),
+      hop_length: size(1 << 16).default(160),
+      chunk_length: size(3600).default(30),
+      n_fft: size(1 << 14)
+        .refine(isSmooth, "it must be a product of 2, 3, 5 and 7")
+        .default(400),
+      padding_value: z.literal(0).default(0),
+      dither: z.literal(0).default(0),
+    })
+    .refine((c) => c.hop_length * 8 >= c.n_fft, { path: ["hop_length"], message: 'it must be an eighth of "n_fft" or more' })
+    .refine((c) => c.chunk_length * c.sampling_rate <= 2 ** 26, { path: ["chunk_length"], message: "a chunk has more than 2^26 samples" })
+    .refine((c) => c.chunk_length * c.sampling_rate > c.n_fft, { path: ["chunk_length"], message: 'a chunk is shorter than "n_fft"' }),
   Wav2Vec2FeatureExtractor: z.looseObject({
     feature_size: z.literal(1).default(1),
-    sampling_rate: positive.default(16000),
-    padding_value: z.number().default(0),
+    sampling_rate: rate.default(16000),
+    padding_value: z.number().min(-1e6).max(1e6).default(0),
     padding_side: z.literal("right").default("right"),
     return_attention_mask: z.boolean().default(false),
     do_normalize: z.boolean().default(true),
@@ -45,7 +57,7 @@ export function audioProcessor(json: unknown, file = "preprocessor_config.json")
   if (kind === "Wav2Vec2FeatureExtractor") return waveformProcessor(parse(schemas[kind], json, file));
   throw new EspalierError(
     "unsupported-processor",
-    `${file}: "feature_extractor_type" is ${kind === undefined ? "missing" : JSON.stringify(kind)}; Espalier has ${Object.keys(schemas).join(", ")}.`,
+    `${file}: "feature_extractor_type" is ${kind === undefined ? "missing" : show(kind)}; Espalier has ${Object.keys(schemas).join(", ")}.`,
   );
 }
 
@@ -53,7 +65,7 @@ function parse<T extends z.ZodType>(schema: T, json: unknown, file: string): z.o
   const parsed = schema.safeParse(json);
   if (parsed.success) return parsed.data;
   const problems = parsed.error.issues.map(
-    ({ path, message }) => `  "${path.join(".")}" is ${JSON.stringify((json as Record<string, unknown>)[String(path[0])])}: ${message}`,
+    ({ path, message }) => `  "${path.join(".")}" is ${show((json as Record<string, unknown>)[String(path[0])])}: ${message}`,
   );
   throw new EspalierError("bad-config", `${file} asks for what Espalier does not do with a sound:\n${problems.join("\n")}`);
 }

@@ -1,10 +1,11 @@
 /** Images → what a vision model reads, as the checkpoint's `preprocessor_config.json` says. Nothing here imports from Node. */
 import { z } from "zod";
-import { EspalierError } from "../../graph/errors.ts";
+import { EspalierError, show } from "../../graph/errors.ts";
 import { type HostTensor, hostTensor } from "../../runtime/host-tensor.ts";
 import { type ResizeKernel, type RgbImage, resizeImage } from "./resize.ts";
 
-const edge = z.int().positive();
+/** An edge in pixels; published models have 1024 at most. */
+const edge = z.int().positive().max(4096);
 const exact = z.strictObject({ height: edge, width: edge });
 /** Old files hold one number, which means a square or the shortest edge according to the processor. */
 const sizeSchema = z.union([exact, z.strictObject({ shortest_edge: edge }), edge]);
@@ -76,7 +77,7 @@ export class ImageProcessor {
     if (!parsed.success) {
       const problems = parsed.error.issues.map(({ path, message }) => {
         const value = raw[String(path[0])];
-        return `  "${path.join(".")}" is ${JSON.stringify(value)}: ${path[0] === "size" || path[0] === "crop_size" ? sizeHelp : message}`;
+        return `  "${path.join(".")}" is ${show(value)}: ${path[0] === "size" || path[0] === "crop_size" ? sizeHelp : message}`;
       });
       throw new EspalierError("bad-config", `${file} asks for what Espalier does not do with an image:\n${problems.join("\n")}`);
     }
@@ -88,6 +89,12 @@ export class ImageProcessor {
         `${file}: "resample" is ${config.resample}; Espalier resizes with Pillow's 2 (bilinear) and 3 (bicubic) only.`,
       );
     }
+    const table = levels(config);
+    if (!table.every(Number.isFinite))
+      throw new EspalierError(
+        "bad-config",
+        `${file}: "rescale_factor", "image_mean" and "image_std" make pixels that are no finite numbers.`,
+      );
     const square = (size: number) => ({ width: size, height: size });
     const { size, crop_size: crop } = config;
     const isSquare = kind === "ViTImageProcessor" || kind === "DeiTImageProcessor";
@@ -102,7 +109,7 @@ export class ImageProcessor {
     return new ImageProcessor({
       resize: config.do_resize ? { kernel: kernel!, size: target } : undefined,
       crop: !config.do_center_crop ? undefined : typeof crop === "number" ? square(crop) : crop,
-      levels: levels(config),
+      levels: table,
     });
   }
 
@@ -161,7 +168,7 @@ function processorKind(raw: Record<string, unknown>, file: string): string {
   if (kind in defaults) return kind;
   throw new EspalierError(
     "unsupported-processor",
-    `${file}: "image_processor_type" is ${named === undefined ? "missing" : JSON.stringify(named)}; Espalier has ${Object.keys(defaults).join(", ")}.`,
+    `${file}: "image_processor_type" is ${named === undefined ? "missing" : show(named)}; Espalier has ${Object.keys(defaults).join(", ")}.`,
   );
 }
 

@@ -28,6 +28,9 @@ const kernels = {
 
 export type ResizeKernel = keyof typeof kernels;
 
+/** Pixels of the largest result: beyond stands a mistake, such as the shortest edge of a very long image. */
+const largest = 2 ** 26;
+
 /** Weights are integers of this many fractional bits, as Pillow's are: the most for which a sum of bytes fits 32 bits. */
 const fraction = 22;
 const one = 2 ** fraction;
@@ -84,12 +87,14 @@ function resizeAxis(source: Uint8Array, list: readonly Tap[], lines: number, fro
 
 /**
  * Resizes with antialiasing, first along the rows and then along the columns.
- * @throws EspalierError `bad-option` for a size that is not positive
+ * @throws EspalierError `bad-option` for a size that is not positive, or of more than 67 million pixels
  */
 export function resizeImage(image: RgbImage, size: { width: number; height: number }, kernel: ResizeKernel): RgbImage {
   const { width, height } = size;
   if (![width, height].every((n) => Number.isInteger(n) && n > 0))
     throw new EspalierError("bad-option", `An image cannot be resized to ${width}×${height} pixels: both sizes must be positive integers.`);
+  if (width * height > largest)
+    throw new EspalierError("bad-option", `An image cannot be resized to ${width}×${height} pixels: that is more than ${largest} in all.`);
   let { data } = image;
   if (width !== image.width) {
     const rows = taps(image.width, width, kernels[kernel]);
