@@ -190,7 +190,11 @@ export function mutatedJson(text: string, mutations: readonly JsonMutation[]): s
       const child = at[name];
       if (depth === path.length - 1 || typeof child !== "object" || child === null) {
         if (kind === "remove") delete at[name];
-        else Object.defineProperty(at, kind === "add" ? key : name, { value, enumerable: true, configurable: true, writable: true });
+        else {
+          // A copy: the lists above are shared, and one would come to stand in itself.
+          const own = structuredClone(value);
+          Object.defineProperty(at, kind === "add" ? key : name, { value: own, enumerable: true, configurable: true, writable: true });
+        }
         break;
       }
       at = child as Record<string, unknown>;
