@@ -192,6 +192,17 @@ describe("crossEntropyOfHead", () => {
     expect(holdsLogits((h, w) => ops.mul(ops.linear(h, w), 0.5))).toBe(true);
     expect(holdsLogits((h, w) => ops.matmul(h, w, { transposeB: true, alpha: 2 }))).toBe(true);
   });
+  test("says what a chunk of logits takes", () => {
+    const { graph } = trace(
+      {
+        h: { dtype: "float32", shape: [8, 2] },
+        w: { dtype: "float32", shape: [100, 2] },
+        t: { dtype: "int64", shape: [8] },
+      },
+      ({ h, w, t }) => ops.linearCrossEntropy(h, w, t, { chunk: 3 }),
+    );
+    expect(graph.nodes.map(ops.linearCrossEntropyWorkspace).filter((n) => n > 0)).toEqual([2 * 3 * 100]);
+  });
   test("counts the products that are computed", () => {
     const flops = (wrt: readonly ("h" | "w")[]) =>
       ops.countMatmulFlops(

@@ -230,3 +230,11 @@ export function linearCrossEntropyFlops(n: Node, read: ReadonlySet<Tensor>): num
   const products = 1 + (read.has(n.outputs[isLoss ? 1 : 0]!) ? 1 : 0);
   return sizes.every((d): d is number => typeof d === "number") ? 2 * products * elementCount(sizes) : undefined;
 }
+
+/** Elements that a node of this file holds while it runs, beside its operands and results: the logits of one chunk and their probabilities. */
+export function linearCrossEntropyWorkspace(n: Node): number {
+  if (n.op !== linearCrossEntropyOp && n.op !== headGradientOp) return 0;
+  const [rows, vocabulary] = [n.inputs.hidden!.shape[0]!, n.inputs.weight!.shape[0]!];
+  const chunk = n.attrs.chunk as number;
+  return typeof vocabulary === "number" ? 2 * vocabulary * (typeof rows === "number" ? Math.min(rows, chunk) : chunk) : 0;
+}

@@ -10,7 +10,7 @@ import {
   type Variable,
   variableOp,
 } from "../graph/index.ts";
-import { countMatmulFlops } from "../ops/index.ts";
+import { countMatmulFlops, linearCrossEntropyWorkspace } from "../ops/index.ts";
 
 export interface StepEstimate {
   /** Bytes of frozen weights, mapped from their file. */
@@ -65,7 +65,7 @@ export function estimateStep(traced: Traced): StepEstimate {
         held.add(t);
         live += bytesOf(t);
       }
-      activationBytes = Math.max(activationBytes, live);
+      activationBytes = Math.max(activationBytes, live + linearCrossEntropyWorkspace(n) * dtypeSize[n.outputs[0]!.dtype]);
     }
     for (const t of dying.get(at) ?? []) if (held.delete(t)) live -= bytesOf(t);
   }
