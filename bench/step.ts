@@ -99,7 +99,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     peakMemoryMB,
     ...(options.peer &&
       comparePeer(
-        { layers, vocabulary, batch, time, repeats: options.smoke ? 1 : 6 },
+        { layers, vocabulary, batch, time, repeats: Math.min(options.repeats, 6) },
         { stepSeconds: median(seconds), bestStepSeconds: Math.min(...seconds), peakMemoryMB },
       )),
   };
