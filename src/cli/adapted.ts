@@ -4,7 +4,7 @@ import { Decoder, Seq2SeqDecoder } from "../generate/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { Tokenizer } from "../inputs/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
-import { loadAdapter } from "../methods/index.ts";
+import { type LoadAdapterOptions, loadAdapter } from "../methods/index.ts";
 import type { CausalLM, SequenceClassifier } from "../models/causal-lm.ts";
 import {
   type BaseDtype,
@@ -21,6 +21,7 @@ import type { TaskRecord } from "../train/tasks/task.ts";
 import { defaultModel } from "./default-model.ts";
 import { modelDirectory } from "./model-directory.ts";
 import { readTaskRecord, recordFile } from "./task-record.ts";
+import { vocabularyNote } from "./vocabulary-note.ts";
 
 /** A model ready for use: a base model, with or without an adapter on it. */
 export type Adapted = { tokenizer: Tokenizer; base: string } & (
@@ -30,11 +31,16 @@ export type Adapted = { tokenizer: Tokenizer; base: string } & (
 );
 
 /** Opens an adapter on its base model (or on `model`). */
-export async function openAdapted(adapter: string, model?: string, baseDtype?: BaseDtype): Promise<Adapted> {
+export async function openAdapted(
+  adapter: string,
+  model?: string,
+  baseDtype?: BaseDtype,
+  options: LoadAdapterOptions = {},
+): Promise<Adapted> {
   const directory = await modelDirectory(adapter);
   const record = readTaskRecord(directory);
   const opened = await open(model === undefined ? await baseOf(directory) : await modelDirectory(model), record, baseDtype);
-  loadAdapter(opened.model, directory);
+  for (const note of loadAdapter(opened.model, directory, options).notes) say(note);
   return opened;
 }
 
@@ -74,6 +80,9 @@ export async function openTextGenerator(
   return { generator, tokenizer, kind };
 }
 
+/** What is said about a model stays out of a file that results are written to. */
+export const say = (note: string | undefined) => void (note === undefined || process.stderr.write(`${note}\n`));
+
 /** Nothing trains the model: its weights are constants, mapped from their files. */
 async function open(base: string, record: TaskRecord | undefined, baseDtype: BaseDtype = "f32"): Promise<Adapted> {
   const checkpoint = openCheckpoint(base); // before the tokenizer, so that a wrong directory is reported as such
@@ -81,6 +90,7 @@ async function open(base: string, record: TaskRecord | undefined, baseDtype: Bas
     const tokenizer = await tokenizerFromDirectory(base);
     const model = loadSequenceClassifier(base, record.labels).freeze();
     setBaseDtype(model, baseDtype);
+    say(vocabularyNote(tokenizer, model));
     return { kind: "classification", tokenizer, base, model, record };
   }
   if (checkpoint.tensors.has("score.weight"))
@@ -96,6 +106,7 @@ async function open(base: string, record: TaskRecord | undefined, baseDtype: Bas
   }
   const model = loadCausalLM(base).freeze();
   setBaseDtype(model, baseDtype);
+  say(vocabularyNote(tokenizer, model));
   return { kind: "language-modeling", tokenizer, base, model, record };
 }
 

@@ -1,9 +1,13 @@
 import { Decoder } from "../generate/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import { type ChatTemplate, type Tokenizer, type TurnEnd, turnEnd } from "../inputs/index.ts";
+import { AdapterSet } from "../methods/index.ts";
+import type { CausalLM } from "../models/causal-lm.ts";
 import type { Device } from "../runtime/index.ts";
-import { openLanguageModel } from "./adapted.ts";
+import { baseOf, openLanguageModel, say } from "./adapted.ts";
 import { chatTemplateOf } from "./chat-format.ts";
+import { modelDirectory } from "./model-directory.ts";
+import { readTaskRecord } from "./task-record.ts";
 
 /** What answers in a chat. */
 export interface ChatModel {
@@ -22,21 +26,28 @@ export interface ChatModelOptions {
   chatFormat?: string;
 }
 
+interface Base {
+  directory: string;
+  model: CausalLM;
+  tokenizer: Tokenizer;
+  adapters: AdapterSet;
+}
+
 /**
- * One base model by itself and with each of its adapters, opened when it is first used. Each is a model of its own; the base weights are mapped
- * from their file and shared.
+ * One base model, by itself or with one of its adapters. Each is read when it is first used; adapters that have the same places in the model share a
+ * compiled decoder. What was opened last is what answers.
  */
 export class ChatModels {
   readonly #device: Device;
   readonly #options: ChatModelOptions;
-  readonly #opened = new Map<string | undefined, ChatModel>();
-  #base: string | undefined;
+  /** By the structure of the adapters that they serve. */
+  readonly #decoders = new Map<string, Decoder>();
+  #base: Base | undefined;
   #format: string | undefined;
 
   constructor(device: Device, options: ChatModelOptions) {
     this.#device = device;
     this.#options = options;
-    this.#base = options.model;
     this.#format = options.chatFormat;
   }
 
@@ -47,30 +58,43 @@ export class ChatModels {
 
   /** The directory of the base model, once something has been opened. */
   get base(): string | undefined {
-    return this.#base;
+    return this.#base?.directory ?? this.#options.model;
   }
 
   /** The model with this adapter; undefined for none. */
   async open(adapter: string | undefined): Promise<ChatModel> {
-    const known = this.#opened.get(adapter);
-    if (known) return known;
-    const path = adapter === undefined ? undefined : this.#options.adapters.get(adapter);
-    if (adapter !== undefined && path === undefined)
+    const given = adapter === undefined ? undefined : this.#options.adapters.get(adapter);
+    if (adapter !== undefined && given === undefined)
       throw new EspalierError(
         "unknown-adapter",
         `There is no adapter ${JSON.stringify(adapter)}; ${this.names.length > 0 ? `those given are ${this.names.join(", ")}` : "none was given with --adapter name=directory"}.`,
       );
-    const { model, tokenizer, base, record } = await openLanguageModel(this.#base, path);
-    const template = chatTemplateOf(base, this.#format, record);
-    const opened = { adapter, decoder: await Decoder.create(this.#device, model), tokenizer, template, end: turnEnd(tokenizer, template) };
+    const directory = given === undefined ? undefined : await modelDirectory(given);
     // All stand on the first one's base; and where that was trained in a built-in format, the base is spoken to in it.
-    this.#base ??= base;
+    this.#base ??= await openBase(this.#options.model ?? (directory === undefined ? undefined : await baseOf(directory)));
+    const { adapters, tokenizer } = this.#base;
+    if (adapter !== undefined && !adapters.names.includes(adapter)) for (const note of adapters.add(adapter, directory!)) say(note);
+    const record = readTaskRecord(directory ?? this.#base.directory);
+    if (record?.task === "classification")
+      throw new EspalierError(
+        "not-a-language-model",
+        `${given ?? this.#base.directory} is a classifier; it cannot continue texts. Use espalier classify.`,
+      );
+    const template = chatTemplateOf(this.#base.directory, this.#format, record);
     this.#format ??= template.format;
-    this.#opened.set(adapter, opened);
-    return opened;
+    adapters.switch(adapter);
+    const { structure } = adapters;
+    const decoder = this.#decoders.get(structure) ?? (await Decoder.create(this.#device, this.#base.model));
+    this.#decoders.set(structure, decoder);
+    return { adapter, decoder, tokenizer, template, end: turnEnd(tokenizer, template) };
   }
 
   async dispose(): Promise<void> {
-    for (const { decoder } of this.#opened.values()) await decoder.dispose();
+    for (const decoder of this.#decoders.values()) await decoder.dispose();
   }
+}
+
+async function openBase(directory: string | undefined): Promise<Base> {
+  const { model, tokenizer, base } = await openLanguageModel(directory);
+  return { directory: base, model, tokenizer, adapters: new AdapterSet(model) };
 }

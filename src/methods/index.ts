@@ -9,6 +9,7 @@ export { type Merged, mergeAdapters } from "./adapters/merge.ts";
 export { type PTuningOptions, pTuning } from "./adapters/p-tuning.ts";
 export type { LoadAdapterOptions, LoadedAdapter } from "./adapters/peft-format.ts";
 export { type PrefixTuningOptions, prefixTuning } from "./adapters/prefix-tuning.ts";
+export { largestChange, probeLogits } from "./adapters/probe.ts";
 export { type PromptTuningOptions, promptTuning } from "./adapters/prompt-tuning.ts";
 export { catalogue } from "./catalogue.ts";
 export { defineMethod, type MethodCard, type MethodFactory, type PeftReader } from "./define.ts";

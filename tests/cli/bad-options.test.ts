@@ -37,7 +37,7 @@ describe("options that do not fit the model end with code 1", () => {
   test("a target that matches nothing: the nearest names are suggested", async () => {
     const message = refusal(await espalier(...train, "--max-length", "48", "--targets", "q_porj"));
     expect(message).toContain('The target "q_porj" matches no Linear or Embedding of the model. Nearest: q_proj');
-    expect(message).toContain("The model's Linears are called q_proj, k_proj, v_proj, o_proj");
+    expect(message).toContain("The model's Linears and Embeddings are called embed_tokens, q_proj, k_proj, v_proj, o_proj");
     expect(existsSync(run)).toBe(false);
   });
 

@@ -1,7 +1,6 @@
 import { writeFileSync } from "node:fs";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { EspalierError, elementCount } from "../../graph/index.ts";
-import { lora } from "../../methods/index.ts";
 import { loadCausalLM } from "../../models/index.ts";
 import { encode } from "../../onnx/index.ts";
 import { MatmulPeak } from "../../runtime/index.ts";
@@ -12,15 +11,13 @@ import { causalLanguageModel } from "../../train/objectives.ts";
 import { adamW, oneGroup } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";
+import { addMethodOptions, chosenMethods, type MethodFlags } from "../method-choice.ts";
 import { modelDirectory } from "../model-directory.ts";
-import { checkLength, integer, list } from "../options.ts";
+import { checkLength, integer } from "../options.ts";
 import { formatBytes, formatCount, formatPercent, Terminal } from "../terminal.ts";
 
-interface InspectFlags {
+interface InspectFlags extends MethodFlags {
   model: string;
-  method: "lora" | "none";
-  rank: number;
-  targets: string[];
   batchSize: number;
   maxLength: number;
   graph?: string;
@@ -31,24 +28,20 @@ interface InspectFlags {
 const usualShareOfPeak = 0.75;
 
 export function inspectCommand(): Command {
-  return new Command("inspect")
+  const command = new Command("inspect")
     .description("Show a model's size and what a training step would cost, before anything runs.")
-    .option("--model <model>", "model: a directory, or org/name on the Hugging Face Hub (default: the embedded sapling)", defaultModel)
-    .addOption(new Option("--method <name>", "what would be trained").choices(["lora", "none"]).default("lora"))
-    .option("--rank <n>", "LoRA rank", integer(1), 8)
-    .option("--targets <names>", "Linears to adapt", list, ["all-linear"])
+    .option("--model <model>", "model: a directory, or org/name on the Hugging Face Hub (default: the embedded sapling)", defaultModel);
+  return addMethodOptions(command)
     .option("--batch-size <n>", "sequences per batch", integer(1), 16)
     .option("--max-length <n>", "tokens per sequence", integer(2), 256)
     .option("--graph <file>", "write the training step as an .onnx file")
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: InspectFlags) => {
       const terminal = new Terminal();
-      const model = loadCausalLM(await modelDirectory(flags.model));
+      const directory = await modelDirectory(flags.model);
+      const model = loadCausalLM(directory);
       checkLength(flags.maxLength, model, flags.model);
-      if (flags.method === "lora")
-        applyWeights(model, [
-          lora({ rank: flags.rank, alpha: 2 * flags.rank, targets: flags.targets[0] === "all-linear" ? "all-linear" : flags.targets }),
-        ]);
+      applyWeights(model, await chosenMethods(flags, directory, 0));
       const count = (parameters: readonly { shape: readonly number[] }[]) => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
       const [total, trainable] = [count(model.parameters()), count(model.trainableParameters())];
       const type = { dtype: "int64", shape: [flags.batchSize, flags.maxLength] } as const;

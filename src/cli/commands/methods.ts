@@ -23,7 +23,8 @@ export function methodsCommand(): Command {
           `There is no method "${slug}". Nearest: ${nearestNames(
             slug,
             catalogue.map((m) => m.card.slug),
-          ).join(", ")}.`,
+            1,
+          ).join()}.`,
         );
       const { card } = method;
       const options = z.toJSONSchema(method.schema, { io: "input" }) as {

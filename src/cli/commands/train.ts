@@ -2,9 +2,9 @@ import { join } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError, elementCount } from "../../graph/index.ts";
-import { lora } from "../../methods/index.ts";
 import { type BaseDtype, saveModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
+import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers.ts";
@@ -16,8 +16,9 @@ import { baseDtypeOption } from "../base-dtype-option.ts";
 import { chatFormatOption } from "../chat-format.ts";
 import { defaultModel } from "../default-model.ts";
 import { fingerprints } from "../fingerprints.ts";
+import { addMethodOptions, chosenMethods, type MethodFlags } from "../method-choice.ts";
 import { modelDirectory } from "../model-directory.ts";
-import { integer, list, number } from "../options.ts";
+import { checkLength, integer, number } from "../options.ts";
 import { checkWritable, chooseRun, prepareRun } from "../run-choice.ts";
 import { Interrupted, type Interruption, interruption } from "../signals.ts";
 import { recordFile } from "../task-record.ts";
@@ -25,7 +26,7 @@ import { formatBytes, formatCount, formatDuration, formatPercent, Terminal } fro
 import { prepareTask } from "../training-task.ts";
 import { version } from "../version.ts";
 
-export interface TrainFlags {
+export interface TrainFlags extends MethodFlags {
   model: string;
   baseDtype: BaseDtype;
   data: string;
@@ -37,11 +38,6 @@ export interface TrainFlags {
   template?: string;
   positive?: string;
   heldOut: number;
-  method: "lora" | "none";
-  rank: number;
-  alpha?: number;
-  dropout: number;
-  targets: string[];
   epochs?: number;
   steps?: number;
   batchSize: number;
@@ -83,7 +79,7 @@ export interface TrainSummary {
 }
 
 export function trainCommand(): Command {
-  return new Command("train")
+  const command = new Command("train")
     .description("Adapt a pre-trained model to your data.")
     .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
     .option("--model <model>", "base model: a directory, or a name on the Hugging Face Hub (default: the embedded sapling)", defaultModel)
@@ -104,12 +100,8 @@ export function trainCommand(): Command {
     )
     .addOption(chatFormatOption())
     .option("--positive <label>", "label that F1 and ROC AUC speak of (default: the rarer one)")
-    .option("--held-out <share>", "share of the data held out", number(0.001, 0.9), 0.2)
-    .addOption(new Option("--method <name>", "what is trained: a LoRA adapter, or everything").choices(["lora", "none"]).default("lora"))
-    .option("--rank <n>", "LoRA rank", integer(1), 8)
-    .option("--alpha <n>", "LoRA scale numerator (default: twice the rank)", number(1e-6))
-    .option("--dropout <p>", "LoRA dropout", number(0, 0.99), 0)
-    .option("--targets <names>", "Linears to adapt, e.g. q_proj,v_proj", list, ["all-linear"])
+    .option("--held-out <share>", "share of the data held out", number(0.001, 0.9), 0.2);
+  return addMethodOptions(command)
     .option("--epochs <n>", "passes over the data (default: 1)", number(0.001))
     .option("--steps <n>", "optimizer steps, in place of --epochs", integer(1))
     .option("--batch-size <n>", "sequences per batch", integer(1), 16)
@@ -166,9 +158,11 @@ async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: T
   const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
   const { task, majority } = await prepareTask(local, device, terminal);
   const { model } = task;
-  const methods = flags.method === "lora" ? [loraOf(flags)] : [];
+  const methods = await chosenMethods(flags, directory, flags.seed);
   const quantized = quantizedElements(model);
   applyWeights(model, methods);
+  // Virtual tokens take their part of the context.
+  checkLength(flags.maxLength, model, flags.model);
   const [totalParameters, trainableParameters] = [quantized + elements(model.parameters()), elements(model.trainableParameters())];
   terminal.line(
     `${formatCount(trainableParameters)} of ${formatCount(totalParameters)} parameters are trained (${formatPercent(trainableParameters / totalParameters, 2)}).`,
@@ -221,7 +215,7 @@ async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: T
     throw new Interrupted();
   }
 
-  const saved = save(run, task, methods, flags.model, local.model);
+  const saved = await save(run, task, methods, { base: flags.model, source: local.model, device });
   terminal.line(`Saved ${saved} (${formatDuration((Date.now() - started) / 1000)} in all).`);
   const after = await evaluate(task, "adapted", terminal, interrupt);
   new RunDirectory(run).logEvaluation(result.steps, after);
@@ -254,9 +248,6 @@ function checkBaseDtype({ method, baseDtype }: TrainFlags): void {
   );
 }
 
-const loraOf = ({ rank, alpha = 2 * rank, dropout, targets, seed }: TrainFlags): Method =>
-  lora({ rank, alpha, dropout, targets: targets.length === 1 && targets[0] === "all-linear" ? "all-linear" : targets, seed });
-
 const elements = (parameters: readonly { shape: readonly number[] }[]): number => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
 
 /** Weights that are no parameters. An adapter hides the layer that it stands on. */
@@ -264,11 +255,16 @@ const quantizedElements = (model: Module): number =>
   [...model.namedModules()].reduce((n, [, m]) => n + (m instanceof QuantizedLinear ? m.inFeatures * m.outFeatures : 0), 0);
 
 /** Saves what was trained into `adapter/`, or the whole model into `trained-model/` when no method has a format of its own. Returns the directory. */
-function save(run: string, { model, record }: Task, methods: readonly Method[], base: string, source: string): string {
+async function save(
+  run: string,
+  { model, record }: Task,
+  methods: readonly Method[],
+  { base, source, device }: { base: string; source: string; device: Device },
+): Promise<string> {
   const adapted = methods.some((method) => method.save);
   const directory = join(run, adapted ? "adapter" : "trained-model");
-  const context = { model, base, parameters: model.trainableParameters() };
-  for (const method of methods) method.save?.(directory, context);
+  const context = { model, base, parameters: model.trainableParameters(), device };
+  for (const method of methods) await method.save?.(directory, context);
   if (!adapted) saveModel(directory, model, { source, ...(record.task === "classification" && { labels: record.labels }) });
   writeJson(join(directory, recordFile), record);
   return directory;

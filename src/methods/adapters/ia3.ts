@@ -9,7 +9,7 @@ import { Graft } from "./graft.ts";
 import { Ia3Linear } from "./ia3-linear.ts";
 import { mergeAdapters } from "./merge.ts";
 import { loadInto, savedParts, taskType } from "./peft-format.ts";
-import { findTargets, matcher, matchesNames, type Selection } from "./targets.ts";
+import { findTargets, isSelected, matchesNames, type Selection } from "./targets.ts";
 
 const names = z.union([z.array(z.string()).min(1), z.string()]);
 
@@ -88,7 +88,8 @@ function graftIa3(graft: Graft, config: PeftConfig<"IA3">, lenient: boolean): vo
     full: config.modules_to_save ?? [],
     lenient,
   };
-  untieFor(graft, matcher(selection), "the adapter changes one of them and not the other");
+  // Neither embedding nor head is a Linear that "all-linear" means.
+  if (selection.targets !== "all-linear") untieFor(graft, isSelected(selection), "the adapter changes one of them and not the other");
   const isFeedForward = matchesNames(config.feedforward_modules, "feedforward_modules");
   const found = findTargets(graft.model, selection);
   for (const [path, layer] of found) {

@@ -5,7 +5,7 @@ import { takeOwn, trainBiases, trainInFull, untieFor } from "./full-training.ts"
 import type { Graft } from "./graft.ts";
 import { LoraEmbedding } from "./lora-embedding.ts";
 import { LoraLinear } from "./lora-linear.ts";
-import { endsWithName, findTargets, matcher, type Selection } from "./targets.ts";
+import { endsWithName, findTargets, isSelected, type Selection } from "./targets.ts";
 import { TokenEmbedding } from "./token-embedding.ts";
 
 /** How the updates of a new adapter start. */
@@ -26,7 +26,8 @@ export function graftLora(graft: Graft, config: PeftConfig<"LORA">, start?: Lora
     kinds: "linear or embedding",
     lenient: start === undefined,
   };
-  untieFor(graft, matcher(selection), "the adapter changes one of them and not the other");
+  // Neither embedding nor head is a Linear that "all-linear" means.
+  if (selection.targets !== "all-linear") untieFor(graft, isSelected(selection), "the adapter changes one of them and not the other");
   for (const [i, [path, layer]] of findTargets(model, selection).entries()) {
     const replacement = adapted(path, layer, config, start ?? { seed: 0, init: "kaiming" }, i);
     graft.replace(path, replacement);

@@ -1,8 +1,10 @@
 /** What adapters of every kind share in being read from, and written for, Hugging Face PEFT. */
 import { type PeftAdapter, type PeftConfig, readPeftAdapter, unsupportedPeftOptions } from "../../checkpoints/index.ts";
 import { EspalierError, type Storage } from "../../graph/index.ts";
-import { CausalLM } from "../../models/causal-lm.ts";
+import { CausalLM, SequenceClassifier } from "../../models/causal-lm.ts";
 import { resizeTokenEmbeddings } from "../../models/resize-embeddings.ts";
+import { Seq2SeqLM } from "../../models/seq2seq.ts";
+import { TokenClassifier } from "../../models/text-encoder.ts";
 import type { EmbeddingLayer, Module, Parameter } from "../../nn/index.ts";
 import { readStorage } from "../../runtime/stored-values.ts";
 import type { MethodFactory } from "../define.ts";
@@ -138,5 +140,10 @@ export function savedParts(
   return { tensors: new Map(parameters.map((p) => [p.name, p.storage])), config: { modules_to_save: saved.length > 0 ? saved : null } };
 }
 
-/** PEFT's name of what a model does. */
-export const taskType = (model: Module): string => ("score" in model || "classifier" in model ? "SEQ_CLS" : "CAUSAL_LM");
+/** PEFT's name of what a model does; null where it has none, and its adapters are for any. */
+export function taskType(model: Module): string | null {
+  if (model instanceof CausalLM) return "CAUSAL_LM";
+  if (model instanceof SequenceClassifier) return "SEQ_CLS";
+  if (model instanceof TokenClassifier) return "TOKEN_CLS";
+  return model instanceof Seq2SeqLM ? "SEQ_2_SEQ_LM" : null;
+}

@@ -52,10 +52,10 @@ export function findTargets(model: Module, selection: Selection): [path: string,
 function noTarget(unmatched: readonly string[], layers: readonly [string, TargetLayer][], { kinds }: Selection): EspalierError {
   const endings = [...new Set(layers.map(([path]) => path.split(".").at(-1)!))];
   const [first = ""] = unmatched;
-  const what = kinds === "linear or embedding" ? "Linear or Embedding" : "Linear";
+  const [what, all] = kinds === "linear or embedding" ? ["Linear or Embedding", "Linears and Embeddings"] : ["Linear", "Linears"];
   return new EspalierError(
     "no-target",
-    `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no ${what} of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's are called ${endings.join(", ")}.`,
+    `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no ${what} of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's ${all} are called ${endings.join(", ")}.`,
   );
 }
 
@@ -77,8 +77,14 @@ function excluder({ exclude, full = [] }: Selection): (path: string) => boolean 
   return (path) => named(path) || liesIn(path, full);
 }
 
+/** Whether a selection means the module at a path, if there is one. */
+export function isSelected(selection: Selection): (path: string) => boolean {
+  const [matches, excluded] = [matcher(selection), excluder(selection)];
+  return (path) => matches(path) && !excluded(path);
+}
+
 /** Whether `targets` mean a path. */
-export function matcher({ targets, layers, layersPattern }: Selection): (path: string) => boolean {
+function matcher({ targets, layers, layersPattern }: Selection): (path: string) => boolean {
   if (targets === "all-linear") return (path) => !endsWithName(path, "lm_head") && !endsWithName(path, "embed_out");
   const matches = matchesNames(targets, "targets");
   if (typeof targets === "string" || layers === null || layers === undefined) return matches;
