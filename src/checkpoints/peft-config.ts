@@ -1,6 +1,6 @@
 /** `adapter_config.json` as Hugging Face PEFT writes it. Field names and defaults are PEFT's own; keys that we do not know are kept. */
 import { z } from "zod";
-import { EspalierError } from "../graph/errors.ts";
+import { EspalierError, fewProblems, show } from "../graph/errors.ts";
 
 /** Of every kind. */
 const common = {
@@ -97,12 +97,14 @@ export function parsePeftConfig(value: unknown, file: string): PeftConfig {
   if (typeof type === "string" && !Object.hasOwn(schemas, type)) {
     throw new EspalierError(
       "adapter-config",
-      `${file}: peft_type is ${JSON.stringify(type)}; of PEFT's adapters ${Object.keys(schemas).join(", ")} are read. Use one of these.`,
+      `${file}: peft_type is ${show(type)}; of PEFT's adapters ${Object.keys(schemas).join(", ")} are read. Use one of these.`,
     );
   }
   const result = (typeof type === "string" ? schemas[type as PeftType] : loraSchema).safeParse(value);
   if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => `  ${issue.path.join(".") || "the file"}: ${issue.message}`);
+  const problems = fewProblems(result.error.issues.map((issue) => `${issue.path.join(".") || "the file"}: ${issue.message}`)).map(
+    (problem) => `  ${problem}`,
+  );
   throw new EspalierError(
     "adapter-config",
     `${file}: is not a PEFT ${typeof type === "string" ? type : "LORA"} configuration:\n${problems.join("\n")}\nCorrect these keys or save the adapter again.`,

@@ -6,7 +6,7 @@
  * the browser can use it too.
  */
 import { type DType, dtypeSize } from "../graph/dtype.ts";
-import { EspalierError } from "../graph/errors.ts";
+import { EspalierError, show } from "../graph/errors.ts";
 import { parseJson } from "../graph/parse-json.ts";
 import { findDuplicateKey } from "./duplicate-key.ts";
 
@@ -225,8 +225,3 @@ function checkCoverage(tensors: Map<string, TensorEntry>, dataBytes: number, fil
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
 
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
-
-function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? "nothing";
-  return text.length > 120 ? `${text.slice(0, 117)}...` : text;
-}

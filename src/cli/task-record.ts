@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { readJsonObject } from "../checkpoints/index.ts";
-import { EspalierError } from "../graph/index.ts";
+import { EspalierError, fewProblems } from "../graph/index.ts";
 import type { TaskRecord } from "../train/tasks/task.ts";
 
 /** Lies beside an adapter or a whole model that `espalier train` or `espalier merge` saved. */
@@ -27,7 +27,7 @@ export function readTaskRecord(directory: string): TaskRecord | undefined {
   if (!parsed.success)
     throw new EspalierError(
       "adapter-record",
-      `${file} is damaged: ${parsed.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`).join("; ")}`,
+      `${file} is damaged: ${fewProblems(parsed.error.issues.map((i) => `${i.path.join(".")}: ${i.message}`)).join("; ")}`,
     );
   return parsed.data;
 }

@@ -13,6 +13,18 @@ export class EspalierError extends Error {
   }
 }
 
+/** A value from a file for a message: as JSON, and never a screenful. */
+export function show(value: unknown): string {
+  const text = JSON.stringify(value) ?? "nothing";
+  return text.length > 120 ? `${text.slice(0, 117)}...` : text;
+}
+
+/** The problems of a file for a message: a list of a million wrong values is one mistake, not a million lines. */
+export function fewProblems(problems: readonly string[]): string[] {
+  const shown = problems.slice(0, 8).map((problem) => (problem.length > 300 ? `${problem.slice(0, 297)}...` : problem));
+  return problems.length > shown.length ? [...shown, `and ${problems.length - shown.length} more`] : shown;
+}
+
 /** Names come from files, too, and may be a megabyte long or a million: so much of them is compared. */
 const [comparedCharacters, comparedCandidates] = [128, 2000];
 

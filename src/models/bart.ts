@@ -27,7 +27,7 @@ import {
 } from "../nn/index.ts";
 import { add, mul, range, unsqueeze } from "../ops/index.ts";
 import type { Family } from "./family.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 import { type Encoded, Seq2SeqLM, type Seq2SeqOptions, type TextSource } from "./seq2seq.ts";
 import { paddingMask } from "./text-encoder.ts";
 
@@ -37,15 +37,15 @@ const epsilon = 1e-5;
 
 const schema = z.looseObject({
   model_type: z.literal("bart"),
-  vocab_size: z.int().positive(),
-  d_model: z.int().positive(),
-  encoder_layers: z.int().positive(),
-  encoder_ffn_dim: z.int().positive(),
-  encoder_attention_heads: z.int().positive(),
-  decoder_layers: z.int().positive(),
-  decoder_ffn_dim: z.int().positive(),
-  decoder_attention_heads: z.int().positive(),
-  max_position_embeddings: z.int().positive().default(1024),
+  vocab_size: size,
+  d_model: size,
+  encoder_layers: layerCount,
+  encoder_ffn_dim: size,
+  encoder_attention_heads: size,
+  decoder_layers: layerCount,
+  decoder_ffn_dim: size,
+  decoder_attention_heads: size,
+  max_position_embeddings: size.default(1024),
   activation_function: z.enum(activationNames).default("gelu"),
   init_std: z.number().positive().default(0.02),
   scale_embedding: z.boolean().default(false),

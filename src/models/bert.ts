@@ -24,19 +24,19 @@ import {
   zeros,
 } from "../nn/index.ts";
 import { add, range, slice, tanh, unsqueeze } from "../ops/index.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "./text-encoder.ts";
 
 /** What BERT's relatives share of it. */
 export const bertFields = {
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  intermediate_size: z.int().positive(),
+  vocab_size: size,
+  hidden_size: size,
+  num_hidden_layers: layerCount,
+  num_attention_heads: size,
+  intermediate_size: size,
   hidden_act: z.enum(activationNames).default("gelu"),
-  max_position_embeddings: z.int().positive().default(512),
-  type_vocab_size: z.int().positive().default(2),
+  max_position_embeddings: size.default(512),
+  type_vocab_size: size.default(2),
   layer_norm_eps: z.number().positive().default(1e-12),
   initializer_range: z.number().positive().default(0.02),
   // What else the format can say is not computed, and must not be passed over.

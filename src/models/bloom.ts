@@ -26,20 +26,20 @@ import { add, cast, geluTanh, mul, reshape } from "../ops/index.ts";
 import { DecoderModel } from "./causal-lm.ts";
 import { decoderFamily } from "./decoder-family.ts";
 import { splitByHead } from "./gpt-neox.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("bloom"),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive().optional(),
-  n_embed: z.int().positive().optional(),
-  n_layer: z.int().positive(),
-  n_head: z.int().positive(),
+  vocab_size: size,
+  hidden_size: size.optional(),
+  n_embed: size.optional(),
+  n_layer: layerCount,
+  n_head: size,
   layer_norm_epsilon: z.number().positive().default(1e-5),
   apply_residual_connection_post_layernorm: z.boolean().default(false),
   initializer_range: z.number().positive().default(0.02),
   /** Tokens of the training sequences; the model has no limit of its own. */
-  seq_length: z.int().positive().default(2048),
+  seq_length: size.default(2048),
   tie_word_embeddings: z.boolean().default(true),
 });
 

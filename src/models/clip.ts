@@ -46,14 +46,14 @@ import {
 } from "../ops/index.ts";
 import type { Family } from "./family.ts";
 import { checkPixels, patches, patchFields, patchGrid, tokenOf } from "./patch-embedding.ts";
-import { checkMultiple, parseConfig } from "./read-config.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
 import { paddingMask } from "./text-encoder.ts";
 
 const towerFields = {
-  hidden_size: z.int().positive().default(768),
-  num_hidden_layers: z.int().positive().default(12),
-  num_attention_heads: z.int().positive().default(12),
-  intermediate_size: z.int().positive().default(3072),
+  hidden_size: size.default(768),
+  num_hidden_layers: layerCount.default(12),
+  num_attention_heads: size.default(12),
+  intermediate_size: size.default(3072),
   hidden_act: z.enum(activationNames).default("quick_gelu"),
   layer_norm_eps: z.number().positive().default(1e-5),
   initializer_range: z.number().positive().default(0.02),
@@ -61,20 +61,20 @@ const towerFields = {
 
 const textSchema = z.looseObject({
   ...towerFields,
-  hidden_size: z.int().positive().default(512),
-  num_attention_heads: z.int().positive().default(8),
-  intermediate_size: z.int().positive().default(2048),
-  vocab_size: z.int().positive().default(49408),
-  max_position_embeddings: z.int().positive().default(77),
+  hidden_size: size.default(512),
+  num_attention_heads: size.default(8),
+  intermediate_size: size.default(2048),
+  vocab_size: size.default(49408),
+  max_position_embeddings: size.default(77),
   eos_token_id: z.int().default(49407),
 });
-const imageSchema = z.looseObject({ ...towerFields, patch_size: z.int().positive().default(32), ...patchFields });
+const imageSchema = z.looseObject({ ...towerFields, patch_size: size.default(32), ...patchFields });
 
 const configSchema = z.looseObject({
   model_type: z.string().default("clip"),
   text_config: textSchema,
   vision_config: imageSchema,
-  projection_dim: z.int().positive().default(512),
+  projection_dim: size.default(512),
   logit_scale_init_value: z.number().default(2.6592),
 });
 

@@ -24,13 +24,13 @@ import {
 import { add, concat, mean, mul, silu, slice, split } from "../ops/index.ts";
 import { ImageEncoder, type ImageFeatures, imageFamily } from "./image-model.ts";
 import { LayerStack, PatchAttention, PatchEmbedding, patchFields, tokenOf } from "./patch-embedding.ts";
-import { checkMultiple, parseConfig } from "./read-config.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
 
 const configSchema = z.looseObject({
   model_type: z.string().default("dinov2"),
-  hidden_size: z.int().positive().default(768),
-  num_hidden_layers: z.int().positive().default(12),
-  num_attention_heads: z.int().positive().default(12),
+  hidden_size: size.default(768),
+  num_hidden_layers: layerCount.default(12),
+  num_attention_heads: size.default(12),
   mlp_ratio: z.number().positive().default(4),
   hidden_act: z.enum(activationNames).default("gelu"),
   layer_norm_eps: z.number().positive().default(1e-6),
@@ -38,7 +38,7 @@ const configSchema = z.looseObject({
   qkv_bias: z.boolean().default(true),
   layerscale_value: z.number().default(1),
   use_swiglu_ffn: z.boolean().default(false),
-  patch_size: z.int().positive().default(14),
+  patch_size: size.default(14),
   ...patchFields,
 });
 

@@ -17,18 +17,18 @@ import {
 } from "../nn/index.ts";
 import { add, range, relu, unsqueeze } from "../ops/index.ts";
 import { TiedProjection } from "./electra.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "./text-encoder.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("distilbert"),
-  vocab_size: z.int().positive(),
-  dim: z.int().positive(),
-  hidden_dim: z.int().positive(),
-  n_layers: z.int().positive(),
-  n_heads: z.int().positive(),
+  vocab_size: size,
+  dim: size,
+  hidden_dim: size,
+  n_layers: layerCount,
+  n_heads: size,
   activation: z.enum(activationNames).default("gelu"),
-  max_position_embeddings: z.int().positive().default(512),
+  max_position_embeddings: size.default(512),
   initializer_range: z.number().positive().default(0.02),
   tie_word_embeddings: z.literal(true).default(true),
 });

@@ -1,5 +1,5 @@
 /** Every model family, and how `config.json` picks one. */
-import { EspalierError, nearestNames } from "../graph/index.ts";
+import { EspalierError, nearestNames, show } from "../graph/index.ts";
 import { bart } from "./bart.ts";
 import { bert } from "./bert.ts";
 import { bloom } from "./bloom.ts";
@@ -76,7 +76,7 @@ export function familyOf(json: unknown, file: string): Family {
   if (typeof type !== "string") {
     throw new EspalierError(
       "unsupported-model",
-      `${file}: "model_type" is ${type === undefined ? "missing" : JSON.stringify(type)}, so the architecture is not known. If you know it, add it to the file; Espalier runs ${types.join(", ")}.`,
+      `${file}: "model_type" is ${type === undefined ? "missing" : show(type)}, so the architecture is not known. If you know it, add it to the file; Espalier runs ${types.join(", ")}.`,
     );
   }
   const found = families.find((family) => family.modelTypes.includes(type));
@@ -86,7 +86,7 @@ export function familyOf(json: unknown, file: string): Family {
   const nearest = known && types.includes(known.nearest) ? known.nearest : nearestNames(type, types, 1)[0]!;
   throw new EspalierError(
     "unsupported-model",
-    `${file}: Espalier does not run the model type "${type}" yet; the nearest that it runs is "${nearest}" (${families.find((f) => f.modelTypes.includes(nearest))!.models}). What differs: ${known?.differs ?? "how it differs is not known"}. Supported: ${types.join(", ")}.`,
+    `${file}: Espalier does not run the model type ${show(type)} yet; the nearest that it runs is "${nearest}" (${families.find((f) => f.modelTypes.includes(nearest))!.models}). What differs: ${known?.differs ?? "how it differs is not known"}. Supported: ${types.join(", ")}.`,
   );
 }
 

@@ -1,6 +1,6 @@
 /** A Hugging Face directory, opened as what its family makes of it: what loading is for every task. */
 import { type Checkpoint, matchTensors, openCheckpoint } from "../checkpoints/index.ts";
-import { EspalierError, isFloat, type Storage } from "../graph/index.ts";
+import { EspalierError, isFloat, type Storage, show } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
 import { builderOf, familyOf } from "./families.ts";
 import type { Family, Task } from "./family.ts";
@@ -22,7 +22,7 @@ export function openFamily<T extends Task>(directory: string, task: T): Opened<T
   return {
     family,
     config: family.readConfig(checkpoint.config, file),
-    build,
+    build: ((...given: unknown[]) => blaming(file, () => (build as (...given: unknown[]) => Module)(...given))) as typeof build,
     checkpoint: { ...checkpoint, tensors: named(checkpoint, family) },
   };
 }
@@ -58,15 +58,22 @@ export function fill(
   const inBase = (name: string) => name.startsWith(`${family.prefix}.`);
   const mayBeFresh = (name: string) => family.optional?.test(name) || (otherHeads && !inBase(name));
   const parameters = new Map([...model.namedParameters()].filter(([name]) => tensors.has(name) || !mayBeFresh(name)));
-  try {
+  blaming(directory, () =>
     matchTensors(new Map([...parameters].map(([name, p]) => [name, p.shape])), tensors, {
       allowExtra: (name) => name === unused || derived.test(name) || family.derived?.test(name) || mayBeFresh(name),
-    });
+    }),
+  );
+  for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!, directory);
+}
+
+/** What `run` refuses lies in `where`, of which it does not know. */
+function blaming<T>(where: string, run: () => T): T {
+  try {
+    return run();
   } catch (cause) {
     if (!(cause instanceof EspalierError)) throw cause;
-    throw new EspalierError(cause.code, `${directory}: ${cause.message}`, { cause });
+    throw new EspalierError(cause.code, `${where}: ${cause.message}`, { cause });
   }
-  for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!, directory);
 }
 
 function checkedFloat<S extends Storage>(name: string, storage: S, directory: string): S {
@@ -83,7 +90,7 @@ export function namedLabels(config: unknown): string[] | undefined {
   if (typeof named !== "object" || named === null) return undefined;
   const known = Object.entries(named as Record<string, unknown>)
     .sort(([a], [b]) => Number(a) - Number(b))
-    .map(([, label]) => String(label));
+    .map(([, label]) => (typeof label === "string" ? label : show(label)));
   return known.every((label, i) => label === `LABEL_${i}`) ? undefined : known;
 }
 

@@ -27,20 +27,20 @@ import { add } from "../ops/index.ts";
 import { DecoderModel } from "./causal-lm.ts";
 import { decoderFamily } from "./decoder-family.ts";
 import { llamaConfigSchema } from "./llama.ts";
-import { badConfig, checkHeads, parseConfig } from "./read-config.ts";
+import { badConfig, checkHeads, parseConfig, size } from "./read-config.ts";
 import { type RopeParameters, ropeFields, ropeParametersSchema, rotaryOf, withRope } from "./rope.ts";
 
 const layerKinds = z.enum(["sliding_attention", "full_attention"]);
 
 const schema = llamaConfigSchema.extend({
   model_type: z.enum(["gemma2", "gemma3_text"]),
-  head_dim: z.int().positive().default(256),
+  head_dim: size.default(256),
   hidden_act: z.enum(activationNames).optional(),
   hidden_activation: z.enum(activationNames).nullish(),
   query_pre_attn_scalar: z.number().positive().default(256),
-  sliding_window: z.int().positive().default(4096),
+  sliding_window: size.default(4096),
   /** Older files of Gemma 3: every how many layers one sees everything. */
-  sliding_window_pattern: z.int().positive().optional(),
+  sliding_window_pattern: size.optional(),
   layer_types: z.array(layerKinds).nullish(),
   attn_logit_softcapping: z.number().positive().nullish(),
   final_logit_softcapping: z.number().positive().nullish(),

@@ -28,16 +28,16 @@ import {
 import { add, reshape, split, squeeze, transpose } from "../ops/index.ts";
 import { DecoderModel } from "./causal-lm.ts";
 import { decoderFamily } from "./decoder-family.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 import { ropeContext, ropeFields, rotaryOf, withRope } from "./rope.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("gpt_neox"),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  intermediate_size: z.int().positive(),
+  vocab_size: size,
+  hidden_size: size,
+  num_hidden_layers: layerCount,
+  num_attention_heads: size,
+  intermediate_size: size,
   hidden_act: z.enum(activationNames).default("gelu"),
   layer_norm_eps: z.number().positive().default(1e-5),
   use_parallel_residual: z.boolean().default(true),

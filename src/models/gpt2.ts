@@ -28,16 +28,17 @@ import {
 import { add, split } from "../ops/index.ts";
 import { DecoderModel } from "./causal-lm.ts";
 import { decoderFamily } from "./decoder-family.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("gpt2"),
-  vocab_size: z.int().positive(),
-  n_embd: z.int().positive(),
-  n_layer: z.int().positive(),
-  n_head: z.int().positive(),
-  n_inner: z.int().positive().nullish(),
-  n_positions: z.int().positive().default(1024),
+  architectures: z.array(z.string()).nullish(),
+  vocab_size: size,
+  n_embd: size,
+  n_layer: layerCount,
+  n_head: size,
+  n_inner: size.nullish(),
+  n_positions: size.default(1024),
   layer_norm_epsilon: z.number().positive().default(1e-5),
   activation_function: z.enum(activationNames).default("gelu_new"),
   initializer_range: z.number().positive().default(0.02),
@@ -144,7 +145,7 @@ class Gpt2Model extends DecoderModel {
 }
 
 export const gpt2 = decoderFamily<Gpt2Config>({
-  name: (config) => ((config.architectures as string[] | undefined)?.[0]?.startsWith("GPT2LM") ? "GPT2LM" : "GPT2"),
+  name: (config) => (config.architectures?.[0]?.startsWith("GPT2LM") ? "GPT2LM" : "GPT2"),
   models: "GPT-2, DistilGPT-2",
   modelTypes: ["gpt2"],
   prefix: "transformer",

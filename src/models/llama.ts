@@ -13,18 +13,18 @@ import { activationNames, GatedMLP, GroupedQueryAttention, type Initializer, typ
 import { type DecoderFamilyOptions, DecoderForCausalLM, DecoderForSequenceClassification, decoderFamily } from "./decoder-family.ts";
 import type { Family } from "./family.ts";
 import { PreNormDecoder } from "./pre-norm-decoder.ts";
-import { checkHeads, parseConfig } from "./read-config.ts";
+import { checkHeads, layerCount, parseConfig, size } from "./read-config.ts";
 import { ropeContext, ropeFields, rotaryOf, withRope } from "./rope.ts";
 
 export const llamaConfigSchema = z.looseObject({
   model_type: z.string().default("llama"),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  intermediate_size: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  num_key_value_heads: z.int().positive().optional(),
-  head_dim: z.int().positive().nullish(),
+  vocab_size: size,
+  hidden_size: size,
+  intermediate_size: size,
+  num_hidden_layers: layerCount,
+  num_attention_heads: size,
+  num_key_value_heads: size.optional(),
+  head_dim: size.nullish(),
   rms_norm_eps: z.number().positive().default(1e-6),
   tie_word_embeddings: z.boolean().default(false),
   initializer_range: z.number().positive().default(0.02),
@@ -32,7 +32,7 @@ export const llamaConfigSchema = z.looseObject({
   attention_bias: z.boolean().default(false),
   mlp_bias: z.boolean().default(false),
   /** Read for Mistral only. */
-  sliding_window: z.int().positive().nullish(),
+  sliding_window: size.nullish(),
   ...ropeFields,
 });
 

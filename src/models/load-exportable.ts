@@ -1,3 +1,4 @@
+import { z } from "zod";
 import { openCheckpoint } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { ExportableModel } from "./export-graphs.ts";
@@ -5,6 +6,14 @@ import { familyOf } from "./families.ts";
 import { namedLabels } from "./family-checkpoint.ts";
 import { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
+import { parseConfig } from "./read-config.ts";
+
+/** What tells which head a checkpoint has. */
+const headSchema = z.looseObject({
+  architectures: z.array(z.string()).nullish(),
+  id2label: z.record(z.string(), z.unknown()).nullish(),
+  num_labels: z.int().positive().max(1e6).nullish(),
+});
 
 /**
  * Loads the model that a directory's configuration names under `architectures`, with its head, frozen.
@@ -12,9 +21,10 @@ import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-e
  * @throws EspalierError `unsupported-task` where no graph can be made of such a model, and what the loaders throw
  */
 export function loadExportable(directory: string): ExportableModel {
-  const { config, configFile } = openCheckpoint(directory);
-  const family = familyOf(config, configFile);
-  const [architecture = ""] = (config as { architectures?: string[] }).architectures ?? [];
+  const { config: json, configFile } = openCheckpoint(directory);
+  const family = familyOf(json, configFile);
+  const config = parseConfig(headSchema, json, configFile);
+  const [architecture = ""] = config.architectures ?? [];
   const load = (): ExportableModel => {
     if (architecture.endsWith("ForMaskedLM") && family.maskedLM) return loadMaskedLM(directory);
     if (architecture.endsWith("ForTokenClassification")) return loadTokenClassifier(directory, labelsOf(config));
@@ -32,7 +42,7 @@ export function loadExportable(directory: string): ExportableModel {
 }
 
 /** The names of the classes; transformers' placeholders where they have none. */
-function labelsOf(config: unknown): string[] {
-  const { id2label, num_labels = 2 } = config as { id2label?: Record<string, unknown>; num_labels?: number };
-  return namedLabels(config) ?? Array.from({ length: id2label ? Object.keys(id2label).length : num_labels }, (_, i) => `LABEL_${i}`);
+function labelsOf(config: z.output<typeof headSchema>): string[] {
+  const { id2label, num_labels } = config;
+  return namedLabels(config) ?? Array.from({ length: id2label ? Object.keys(id2label).length : (num_labels ?? 2) }, (_, i) => `LABEL_${i}`);
 }

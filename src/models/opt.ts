@@ -28,20 +28,20 @@ import {
 import { add } from "../ops/index.ts";
 import { DecoderModel } from "./causal-lm.ts";
 import { decoderFamily } from "./decoder-family.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 
 /** Rows of the table of positions before the first. */
 const firstPosition = 2;
 
 const schema = z.looseObject({
   model_type: z.literal("opt"),
-  vocab_size: z.int().positive(),
-  hidden_size: z.int().positive(),
-  ffn_dim: z.int().positive(),
-  num_hidden_layers: z.int().positive(),
-  num_attention_heads: z.int().positive(),
-  max_position_embeddings: z.int().positive().default(2048),
-  word_embed_proj_dim: z.int().positive().optional(),
+  vocab_size: size,
+  hidden_size: size,
+  ffn_dim: size,
+  num_hidden_layers: layerCount,
+  num_attention_heads: size,
+  max_position_embeddings: size.default(2048),
+  word_embed_proj_dim: size.optional(),
   do_layer_norm_before: z.boolean().default(true),
   _remove_final_layer_norm: z.boolean().default(false),
   enable_bias: z.boolean().default(true),

@@ -3,12 +3,13 @@ import { z } from "zod";
 import { currentGraph, type Dim, EspalierError, type Tensor } from "../graph/index.ts";
 import { Conv2d, type Initializer, type Layer, Linear, Module, multiHeadAttention, Parameter } from "../nn/index.ts";
 import { add, concat, expand, matmul, reshape, slice, transpose } from "../ops/index.ts";
+import { size } from "./read-config.ts";
 
 /** Fields of `config.json` that say how an image is cut. */
 export const patchFields = {
   /** One number for a square, or height and width. */
-  image_size: z.union([z.int().positive(), z.tuple([z.int().positive(), z.int().positive()])]).default(224),
-  num_channels: z.int().positive().default(3),
+  image_size: z.union([size, z.tuple([size, size])]).default(224),
+  num_channels: size.default(3),
 };
 
 export interface PatchConfig {

@@ -1,6 +1,16 @@
 /** What the families share in reading `config.json`. */
-import type { z } from "zod";
-import { EspalierError } from "../graph/index.ts";
+import { z } from "zod";
+import { EspalierError, fewProblems, show } from "../graph/index.ts";
+
+/**
+ * Sizes and numbers of layers. A model is built before its tensors are compared with the checkpoint's, so a file must not be able to ask for one that
+ * fills the memory. The largest vocabularies and contexts have some millions of entries, the deepest networks a thousand layers.
+ */
+export const size = z
+  .int()
+  .positive()
+  .max(2 ** 24);
+export const layerCount = z.int().positive().max(1024);
 
 /** @throws EspalierError `bad-config`, naming each wrong field */
 export function parseConfig<S extends z.ZodType>(schema: S, json: unknown, file: string): z.output<S> {
@@ -16,7 +26,7 @@ const describeIssue =
     const key = issue.path.join(".");
     const value = raw[String(issue.path[0])];
     if (value === undefined) return `"${key}" is missing`;
-    return `"${key}" is ${JSON.stringify(value)}: ${issue.message}`;
+    return `"${key}" is ${show(value)}: ${issue.message}`;
   };
 
 /** @throws EspalierError `bad-config` where the heads do not divide what they must */
@@ -49,5 +59,7 @@ export function checkMultiple<K extends string>(config: Readonly<Record<K, numbe
 export const badConfig = (file: string, problems: readonly string[]): EspalierError =>
   new EspalierError(
     "bad-config",
-    `${file} does not describe a model:\n${problems.map((p) => `  ${p}`).join("\n")}\nFetch or write the file again.`,
+    `${file} does not describe a model:\n${fewProblems(problems)
+      .map((p) => `  ${p}`)
+      .join("\n")}\nFetch or write the file again.`,
   );

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { EspalierError } from "../graph/index.ts";
 import { Rotary, rotaryFrequencies } from "../nn/index.ts";
+import { size } from "./read-config.ts";
 
 export const ropeParametersSchema = z.looseObject({
   rope_type: z.string().optional(),
@@ -22,8 +23,8 @@ export const ropeFields = {
   rope_parameters: ropeParametersSchema.nullish(),
   rope_scaling: ropeParametersSchema.nullish(),
   partial_rotary_factor: z.number().positive().max(1).optional(),
-  max_position_embeddings: z.int().positive().default(2048),
-  original_max_position_embeddings: z.int().positive().optional(),
+  max_position_embeddings: size.default(2048),
+  original_max_position_embeddings: size.optional(),
 };
 
 export type RopeConfig = z.output<z.ZodObject<typeof ropeFields>>;
@@ -88,11 +89,19 @@ const ropeType = (parameters: RopeParameters): string => parameters.rope_type ??
 
 const parametersOf = (config: RopeConfig): RopeParameters => config.rope_parameters ?? config.rope_scaling ?? {};
 
+/** Known heads have 512 at most, and there is an angle for each two. */
+const widestHead = 2 ** 16;
+
 /**
  * @param width of a head
  * @param parameters those of the config by default; a family with several kinds of layers passes each kind's own
  */
 export function rotaryOf(config: RopeConfig, width: number, parameters: RopeParameters = parametersOf(config)): Rotary {
+  if (width > widestHead)
+    throw new EspalierError(
+      "bad-config",
+      `The width of a head, ${width}, is more than any model has (${widestHead}). Fetch or write the file again.`,
+    );
   const rotated = Math.floor(width * (parameters.partial_rotary_factor ?? config.partial_rotary_factor ?? 1));
   const { frequencies, scale, positions } = stretched(
     rotaryFrequencies(rotated, parameters.rope_theta ?? config.rope_theta),

@@ -47,21 +47,21 @@ import {
   where,
 } from "../ops/index.ts";
 import type { Family } from "./family.ts";
-import { badConfig, parseConfig } from "./read-config.ts";
+import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 import { type Encoded, Seq2SeqLM, type Seq2SeqOptions, type TextSource } from "./seq2seq.ts";
 import { paddingMask } from "./text-encoder.ts";
 
 const schema = z.looseObject({
   model_type: z.enum(["t5", "mt5"]),
-  vocab_size: z.int().positive(),
-  d_model: z.int().positive(),
-  d_kv: z.int().positive(),
-  d_ff: z.int().positive(),
-  num_layers: z.int().positive(),
-  num_decoder_layers: z.int().positive().nullish(),
-  num_heads: z.int().positive(),
-  relative_attention_num_buckets: z.int().positive().default(32),
-  relative_attention_max_distance: z.int().positive().default(128),
+  vocab_size: size,
+  d_model: size,
+  d_kv: size,
+  d_ff: size,
+  num_layers: layerCount,
+  num_decoder_layers: layerCount.nullish(),
+  num_heads: size,
+  relative_attention_num_buckets: size.default(32),
+  relative_attention_max_distance: size.default(128),
   layer_norm_epsilon: z.number().positive().default(1e-6),
   initializer_factor: z.number().positive().default(1),
   feed_forward_proj: z.string().default("relu"),

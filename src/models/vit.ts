@@ -12,20 +12,20 @@ import { activation, activationNames, type Initializer, type Layer, LayerNorm, M
 import { add } from "../ops/index.ts";
 import { ImageEncoder, type ImageFamilyOptions, type ImageFeatures, type ImageHead, imageFamily } from "./image-model.ts";
 import { Dense, LayerStack, PatchAttention, PatchEmbedding, patchFields, tokenOf } from "./patch-embedding.ts";
-import { checkMultiple, parseConfig } from "./read-config.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
 
 const configSchema = z.looseObject({
   model_type: z.string().default("vit"),
   architectures: z.array(z.string()).nullish(),
-  hidden_size: z.int().positive().default(768),
-  num_hidden_layers: z.int().positive().default(12),
-  num_attention_heads: z.int().positive().default(12),
-  intermediate_size: z.int().positive().default(3072),
+  hidden_size: size.default(768),
+  num_hidden_layers: layerCount.default(12),
+  num_attention_heads: size.default(12),
+  intermediate_size: size.default(3072),
   hidden_act: z.enum(activationNames).default("gelu"),
   layer_norm_eps: z.number().positive().default(1e-12),
   initializer_range: z.number().positive().default(0.02),
   qkv_bias: z.boolean().default(true),
-  patch_size: z.int().positive().default(16),
+  patch_size: size.default(16),
   ...patchFields,
 });
 

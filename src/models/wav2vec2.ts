@@ -43,18 +43,18 @@ import {
   where,
 } from "../ops/index.ts";
 import { SpeechEncoder, type SpeechFamilyOptions, type SpeechFeatures, type SpeechInputs, speechFamily } from "./ctc-model.ts";
-import { badConfig, checkMultiple, parseConfig } from "./read-config.ts";
+import { badConfig, checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
 import { lengthMask, paddingMask } from "./text-encoder.ts";
 
-const sizes = z.array(z.int().positive()).min(1);
+const sizes = z.array(size).min(1);
 
 const configSchema = z.looseObject({
   model_type: z.enum(["wav2vec2", "hubert"]).default("wav2vec2"),
-  vocab_size: z.int().positive().default(32),
-  hidden_size: z.int().positive().default(768),
-  num_hidden_layers: z.int().positive().default(12),
-  num_attention_heads: z.int().positive().default(12),
-  intermediate_size: z.int().positive().default(3072),
+  vocab_size: size.default(32),
+  hidden_size: size.default(768),
+  num_hidden_layers: layerCount.default(12),
+  num_attention_heads: size.default(12),
+  intermediate_size: size.default(3072),
   hidden_act: z.enum(activationNames).default("gelu"),
   layer_norm_eps: z.number().positive().default(1e-5),
   initializer_range: z.number().positive().default(0.02),
@@ -65,8 +65,8 @@ const configSchema = z.looseObject({
   conv_stride: sizes.default([5, 2, 2, 2, 2, 2, 2]),
   conv_kernel: sizes.default([10, 3, 3, 3, 3, 2, 2]),
   conv_bias: z.boolean().default(false),
-  num_conv_pos_embeddings: z.int().positive().default(128),
-  num_conv_pos_embedding_groups: z.int().positive().default(16),
+  num_conv_pos_embeddings: size.default(128),
+  num_conv_pos_embedding_groups: size.default(16),
   do_stable_layer_norm: z.boolean().default(false),
   pad_token_id: z.int().default(0),
   // Parts that some relatives have, and without which they would compute other numbers.

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { readJsonObject } from "../checkpoints/index.ts";
-import { EspalierError, nearestNames } from "../graph/index.ts";
+import { EspalierError, fewProblems, nearestNames } from "../graph/index.ts";
 
 const id = z.int().nonnegative();
 const ids = z.record(z.string(), id).nullish();
@@ -46,7 +46,10 @@ export function whisperSettings(
   const file = existsSync(generation) ? generation : join(directory, "config.json");
   const parsed = schema.safeParse(readJsonObject(file));
   if (!parsed.success)
-    throw new EspalierError("bad-config", `${file}: ${parsed.error.issues.map((i) => `"${i.path.join(".")}": ${i.message}`).join("; ")}`);
+    throw new EspalierError(
+      "bad-config",
+      `${file}: ${fewProblems(parsed.error.issues.map((i) => `"${i.path.join(".")}": ${i.message}`)).join("; ")}`,
+    );
   const settings = parsed.data;
   const { eos_token_id: end, lang_to_id: languages, task_to_id: tasks, no_timestamps_token_id: plain } = settings;
   const known = (what: string, table: Record<string, number>, name: string) => {

@@ -29,7 +29,7 @@ import {
 } from "../nn/index.ts";
 import { add, gelu, transpose } from "../ops/index.ts";
 import type { Family } from "./family.ts";
-import { checkMultiple, parseConfig } from "./read-config.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
 import { type Encoded, Seq2SeqLM } from "./seq2seq.ts";
 
 const epsilon = 1e-5;
@@ -38,18 +38,18 @@ const stride = 2;
 
 const schema = z.looseObject({
   model_type: z.literal("whisper").default("whisper"),
-  vocab_size: z.int().positive().default(51865),
-  num_mel_bins: z.int().positive().default(80),
-  d_model: z.int().positive().default(384),
-  encoder_layers: z.int().positive().default(4),
-  encoder_attention_heads: z.int().positive().default(6),
-  encoder_ffn_dim: z.int().positive().default(1536),
-  decoder_layers: z.int().positive().default(4),
-  decoder_attention_heads: z.int().positive().default(6),
-  decoder_ffn_dim: z.int().positive().default(1536),
+  vocab_size: size.default(51865),
+  num_mel_bins: size.default(80),
+  d_model: size.default(384),
+  encoder_layers: layerCount.default(4),
+  encoder_attention_heads: size.default(6),
+  encoder_ffn_dim: size.default(1536),
+  decoder_layers: layerCount.default(4),
+  decoder_attention_heads: size.default(6),
+  decoder_ffn_dim: size.default(1536),
   activation_function: z.enum(activationNames).default("gelu"),
-  max_source_positions: z.int().positive().default(1500),
-  max_target_positions: z.int().positive().default(448),
+  max_source_positions: size.default(1500),
+  max_target_positions: size.default(448),
   decoder_start_token_id: z.int().nonnegative().default(50257),
   init_std: z.number().positive().default(0.02),
   // The official code has neither, and transformers computes only the first of the two ways.
