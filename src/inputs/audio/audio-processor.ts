@@ -14,10 +14,10 @@ export interface AudioProcessor {
 }
 
 const size = (largest: number) => z.int().positive().max(largest);
-const rate = size(1_000_000);
+const rate = z.int().min(1000).max(1_000_000);
 
 /** The transform costs what the largest prime factor of its length is. */
-const isSmooth = (n: number): boolean => [2, 3, 5, 7].reduce((rest, prime) => divided(rest, prime), n) === 1;
+const isSmooth = (n: number): boolean => n > 0 && [2, 3, 5, 7].reduce((rest, prime) => divided(rest, prime), n) === 1;
 const divided = (n: number, prime: number): number => (n % prime === 0 ? divided(n / prime, prime) : n);
 
 const schemas = {
@@ -28,6 +28,7 @@ const schemas = {
       hop_length: size(1 << 16).default(160),
       chunk_length: size(3600).default(30),
       n_fft: size(1 << 14)
+        .min(16)
         .refine(isSmooth, "it must be a product of 2, 3, 5 and 7")
         .default(400),
       padding_value: z.literal(0).default(0),
