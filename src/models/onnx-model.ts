@@ -12,19 +12,16 @@ import {
   type Tensor,
   type TensorType,
   type Traced,
-  type TypedArray,
   trace,
   Variable,
 } from "../graph/index.ts";
-import { type Layer, Linear, Module, Parameter, zeros } from "../nn/index.ts";
+import { Module } from "../nn/index.ts";
 import {
   Agreement,
   content,
   dtypeOf,
   evaluate,
-  isAnonymous,
   maxContent,
-  type OnnxGraph,
   type OnnxNode,
   type OnnxTensor,
   type OnnxValueInfo,
@@ -37,8 +34,7 @@ import {
 } from "../onnx/decode/index.ts";
 import { cast } from "../ops/index.ts";
 import { declaredShape } from "./onnx-dims.ts";
-import { denseMatrix, OnnxQuantizedLinear, OnnxScope } from "./onnx-layers.ts";
-import { type FoundLayer, findLayers } from "./onnx-plan.ts";
+import { OnnxTree } from "./onnx-tree.ts";
 
 export interface OnnxModelOptions {
   /** Inputs of the file that get a constant value and are no inputs any more, such as `use_cache_branch`. */
@@ -50,9 +46,6 @@ export interface OnnxPort extends TensorType {
   readonly name: string;
 }
 
-/** Tables that follow from the configuration: no training ever changes them. */
-const derived = /(inv_freq|cos_cache|sin_cache|position_ids|masked_bias)$/;
-
 /**
  * The model that an .onnx file holds, rebuilt in operators with gradients. `forward` takes and gives tensors under the file's own names.
  *
@@ -62,9 +55,8 @@ const derived = /(inv_freq|cos_cache|sin_cache|position_ids|masked_bias)$/;
 export class OnnxModel extends Module {
   readonly #open: OpenOnnx;
   readonly #fixed: ReadonlyMap<string, Value>;
-  readonly #weights = new Map<OnnxTensor, Parameter | Variable>();
-  readonly #sites = new Map<OnnxNode, Site>();
-  readonly #paths = new Map<string, string>();
+  readonly #tree: OnnxTree;
+  readonly #constants = new Map<OnnxTensor, Variable>();
   readonly #contents = new Map<OnnxTensor, Value | undefined>();
   #sizes: ReadonlyMap<string, Dim> | undefined;
 
@@ -77,7 +69,7 @@ export class OnnxModel extends Module {
     };
     this.#open = { ...open, graph: settle(open.graph, condition) };
     this.#fixed = new Map(Object.entries(fixed).map(([name, value]) => [name, this.#constant(name, value)]));
-    this.#build(findLayers(this.#open.graph));
+    this.#tree = new OnnxTree(this, this.#open, (last, input, x) => this.#compute(last, input, x));
     this.assignNames();
     this.freeze();
   }
@@ -108,9 +100,9 @@ export class OnnxModel extends Module {
 
   /** The path of the layer, or of the parameter, that an initialiser of the file became. */
   pathOf(initializer: string): string {
-    const path = this.#paths.get(initializer);
+    const path = this.#tree.paths.get(initializer);
     if (path !== undefined) return path;
-    const near = nearestNames(initializer, this.#paths.keys()).join(", ");
+    const near = nearestNames(initializer, this.#tree.paths.keys()).join(", ");
     throw new EspalierError("no-initializer", `${this.file}: no weight is called "${initializer}". Nearest: ${near}.`);
   }
 
@@ -169,7 +161,7 @@ export class OnnxModel extends Module {
 
   #evaluate(values: ReadonlyMap<string, Value>, outputs: readonly string[], missing: readonly string[]): Map<string, Value> {
     try {
-      return evaluate(this.#open, this.#source(this.#sites), values, outputs);
+      return evaluate(this.#open, this.#source(this.#tree.sites), values, outputs);
     } catch (cause) {
       const name = missing.find((n) => cause instanceof EspalierError && cause.message.includes(`"${n}" is read`));
       if (name === undefined) throw cause;
@@ -181,6 +173,13 @@ export class OnnxModel extends Module {
         },
       );
     }
+  }
+
+  /** A layer's product as the file's own nodes compute it. */
+  #compute(last: OnnxNode, input: string, x: Tensor): Tensor {
+    const others = new Map([...this.#tree.sites].filter(([node]) => node !== last));
+    const [name = ""] = last.outputs;
+    return evaluate(this.#open, this.#source(others), new Map([[input, Value.of(x)]]), [name]).get(name)!.tensor;
   }
 
   #source(sites: ReadonlyMap<OnnxNode, Site>): Source {
@@ -243,7 +242,7 @@ export class OnnxModel extends Module {
 
   /** The value of an initialiser: known elements where it is small and nothing that could be trained. */
   #weight(tensor: OnnxTensor): Value {
-    const variable = this.#weights.get(tensor);
+    const variable = this.#tree.weights.get(tensor);
     if (variable)
       return Value.weight(
         variable,
@@ -256,13 +255,9 @@ export class OnnxModel extends Module {
   #literal(tensor: OnnxTensor): Value {
     const known = this.#known(tensor);
     if (known) return known;
-    let variable = this.#weights.get(tensor);
-    if (!variable) {
-      const storage = this.#open.storage(tensor);
-      variable = new Variable(tensor.name || "constant", storage, storage, { frozen: true });
-      this.#weights.set(tensor, variable);
-    }
-    const constant = variable;
+    const storage = this.#open.storage(tensor);
+    const constant = this.#constants.get(tensor) ?? new Variable(tensor.name || "constant", storage, storage, { frozen: true });
+    this.#constants.set(tensor, constant);
     return Value.weight(
       constant,
       () => read(constant),
@@ -282,80 +277,6 @@ export class OnnxModel extends Module {
     return kept && Value.known(kept);
   }
 
-  #build(layers: readonly FoundLayer[]): void {
-    const byWeight = new Map<OnnxTensor, FoundLayer[]>();
-    for (const layer of layers) byWeight.set(layer.weight.tensor, [...(byWeight.get(layer.weight.tensor) ?? []), layer]);
-    // Layers first, because the bias of one may be another parameter's neighbour; then, in the file's order, what belongs to none of them. A weight with
-    // several users goes to its own name, and their layers share it.
-    for (const tensor of this.#open.graph.initializers.values()) {
-      const own = byWeight.get(tensor) ?? [];
-      if (own.length === 1 && !own[0]!.shared) this.#placeLayer(own[0]!);
-    }
-    const scales = scaleNames(this.#open.graph, layers);
-    const kernels = kernelNames(this.#open.graph);
-    for (const tensor of this.#open.graph.initializers.values())
-      if (!this.#weights.has(tensor) && !scales.has(tensor.name))
-        this.#placeParameter(tensor, !isAnonymous(tensor.name) || kernels.has(tensor.name));
-    for (const layer of layers) if (!this.#sites.has(layer.last)) this.#placeLayer(layer);
-  }
-
-  #placeLayer(layer: FoundLayer): void {
-    const { weight, inFeatures, outFeatures, last, input, partial } = layer;
-    let module: Layer;
-    if (weight.kind === "quantized") {
-      const compute = (x: Tensor) => {
-        const others = new Map([...this.#sites].filter(([node]) => node !== last));
-        const [name] = last.outputs;
-        return evaluate(this.#open, this.#source(others), new Map([[input, Value.of(x)]]), [name!]).get(name!)!.tensor;
-      };
-      const values = (t: OnnxTensor): TypedArray => readStorage(this.#open.storage(t));
-      module = new OnnxQuantizedLinear(layer, compute, () => denseMatrix(weight, layer, values));
-    } else {
-      const linear = new Linear(inFeatures, outFeatures, { init: zeros, layout: weight.layout, bias: weight.bias !== undefined });
-      const shared = this.#weights.get(weight.tensor);
-      if (shared instanceof Parameter) Object.assign(linear, { weight: shared });
-      else this.#adopt(weight.tensor, linear.weight);
-      if (weight.bias) this.#adopt(weight.bias, linear.bias!);
-      module = linear;
-    }
-    const { holder, key, path } = this.#place(layer.path, module);
-    this.#paths.set(weight.tensor.name, path);
-    if (weight.kind === "float" && weight.bias) this.#paths.set(weight.bias.name, `${path}.bias`);
-    this.#sites.set(last, { input, partial, layer: () => (x) => (holder[key] as Layer).forward(x) });
-  }
-
-  #adopt(tensor: OnnxTensor, parameter: Parameter): void {
-    parameter.storage = this.#open.storage(tensor);
-    this.#weights.set(tensor, parameter);
-  }
-
-  /** A float weight that is no matrix of a layer becomes a parameter; a constant of the exporter's does not. */
-  #placeParameter(tensor: OnnxTensor, isWeight: boolean): void {
-    const { dtype, shape, name } = tensor;
-    const isFloating = dtype === "float32" || dtype === "float16" || dtype === "bfloat16";
-    if (!isWeight || !isFloating || shape.length === 0 || elementCount(shape) < 2 || derived.test(name)) return;
-    const parameter = new Parameter(shape, () => this.#open.storage(tensor));
-    this.#weights.set(tensor, parameter);
-    this.#paths.set(name, this.#place(name, parameter).path);
-  }
-
-  /** Puts a module or parameter at a dotted path, making the scopes on the way. Where a layer is in the way, the rest of the path becomes one name. */
-  #place(path: string, child: Module | Parameter): { holder: Record<string, unknown>; key: string; path: string } {
-    const parts = path.split(".").map(fieldName);
-    const walked: string[] = [];
-    let holder = this as unknown as Record<string, unknown>;
-    while (parts.length > 1 && (!(parts[0]! in holder) || holder[parts[0]!] instanceof OnnxScope)) {
-      const part = parts.shift()!;
-      holder[part] ??= new OnnxScope();
-      holder = holder[part] as Record<string, unknown>;
-      walked.push(part);
-    }
-    let key = parts.join("_");
-    while (key in holder) key = `${key}_`;
-    holder[key] = child;
-    return { holder, key, path: [...walked, key].join(".") };
-  }
-
   #error(code: string, reason: string): EspalierError {
     return new EspalierError(code, `${this.file}: ${reason}.`);
   }
@@ -366,24 +287,6 @@ function storedFlag(open: OpenOnnx, name: string): boolean | undefined {
   const tensor = open.graph.initializers.get(name);
   return tensor?.dtype === "bool" && elementCount(tensor.shape) === 1 ? Boolean(readStorage(open.storage(tensor))[0]) : undefined;
 }
-
-/** Operators whose other inputs say how integers are meant: those are no weights to train. */
-const scaling = /^(Dequantize|Quantize|DynamicQuantize|QLinear|MatMulNBits|MatMulBnb4|MatMulInteger|QMoE)/;
-
-function scaleNames(graph: OnnxGraph, layers: readonly FoundLayer[]): ReadonlySet<string> {
-  const names = graph.nodes.filter((node) => scaling.test(node.opType)).flatMap((node) => node.inputs.slice(1));
-  const ofLayers = layers.map(({ weight }) => (weight.kind === "quantized" ? (weight.scale?.name ?? "") : ""));
-  return new Set([...names, ...ofLayers]);
-}
-
-/** What only weights are read as, whatever their name: tables of embeddings, kernels and matrices. */
-function kernelNames(graph: OnnxGraph): ReadonlySet<string> {
-  const place: Readonly<Record<string, number>> = { Gather: 0, Conv: 1, ConvTranspose: 1, MatMul: 1, Gemm: 1, Attention: 1 };
-  return new Set(graph.nodes.flatMap((node) => node.inputs[place[node.opType] ?? Number.NaN] ?? []));
-}
-
-/** A part of a path as a field: never empty, and none of a module's own members. */
-const fieldName = (part: string): string => (part === "" || part in OnnxModel.prototype || part === "__proto__" ? `${part}_` : part);
 
 /**
  * Opens an .onnx file of any exporter for adapting and training. Nothing is read of its weights before they are needed.
