@@ -12,7 +12,7 @@ import { Linear, LinearLayer, type Parameter } from "../nn/index.ts";
 import { mul, sum } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
-import { adamW, causalLanguageModel, train } from "../train/index.ts";
+import { adamW, causalLanguageModel, sequenceClassification, train } from "../train/index.ts";
 import { type OnnxModel, openOnnxModel } from "./onnx-model.ts";
 import { onnxLanguageModel, onnxSequenceClassifier } from "./onnx-views.ts";
 import { saveOnnx } from "./save-onnx.ts";
@@ -205,6 +205,43 @@ describe("LoRA on an imported language model", () => {
     const feeds = stored("onnx-llama-dynamo21", "0.in.");
     const [a, b] = await Promise.all([model, fresh].map(async (m) => (await device.compile(m.trace(feeds))).run(feeds)));
     expect(largestDifference(a!, b!)).toBe(0);
+  });
+});
+
+describe("LoRA on an imported classifier", () => {
+  test.each([
+    ["onnx-bert-fused", ["Attention_0", "Attention_1"]],
+    ["onnx-bert-int8", ["query", "value"]],
+    ["onnx-bert-dynamo18", ["query", "value"]],
+  ])("%s learns beside fused, integer and plain weights", async (name, targets) => {
+    const model = openOnnxModel(fileOf(name));
+    const rows = 4;
+    const feeds = {
+      ids: hostTensor(
+        "int64",
+        [rows, 6],
+        BigInt64Array.from({ length: rows * 6 }, (_, i) => BigInt((i * 7) % 48)),
+      ),
+      lengths: hostTensor("int64", [rows], BigInt64Array.of(6n, 5n, 4n, 6n)),
+      labels: hostTensor("int64", [rows], BigInt64Array.of(0n, 1n, 2n, 1n)),
+    };
+    const losses: number[] = [];
+    await train({
+      model,
+      objective: sequenceClassification(onnxSequenceClassifier(model)),
+      data: { batchesPerEpoch: 1, batch: () => ({ feeds, tokens: 21, examples: rows, description: "four rows" }) },
+      device,
+      optimizer: adamW({ learningRate: 0.02 }),
+      steps: 25,
+      methods: [lora({ rank: 4, alpha: 8, targets })],
+      onStep: ({ loss }) => losses.push(loss),
+    });
+    expect(losses.at(-1)).toBeLessThan(losses[0]! / 2);
+    const input = stored(name, "1.in.");
+    const [program, file] = [await device.compile(model.trace(input)), join(directory, `${name}-classifier.onnx`)];
+    saveOnnx(file, model);
+    expect(largestDifference(await runPlain(file, input), await program.run(input))).toBeLessThan(1e-5);
+    await program.dispose();
   });
 });
 
