@@ -208,12 +208,19 @@ export class BartForConditionalGeneration extends Seq2SeqLM<TextSource> {
     return this.config.scale_embedding ? mul(embedded, Math.sqrt(this.config.d_model)) : embedded;
   }
 
-  encode({ ids, attentionMask }: TextSource): Encoded {
-    const { encoder, decoder } = this.model;
+  override sourceMask({ attentionMask }: TextSource): Tensor | undefined {
+    return paddingMask(attentionMask);
+  }
+
+  states({ ids, attentionMask }: TextSource): Tensor {
+    const { encoder } = this.model;
     const mask = paddingMask(attentionMask);
     const embedded = encoder.forward(this.#embed(ids), unsqueeze(range(ids.shape[1] as Dim), 0));
-    const states = encoder.layers.reduce((x, layer) => layer.forward(x, mask), embedded);
-    return { keyValues: decoder.layers.map((layer) => layer.encoder_attn.keyValues(states)), mask };
+    return encoder.layers.reduce((x, layer) => layer.forward(x, mask), embedded);
+  }
+
+  keyValues(states: Tensor): KeyValues[] {
+    return this.model.decoder.layers.map((layer) => layer.encoder_attn.keyValues(states));
   }
 
   decode(inputs: DecoderInputs, { keyValues, mask }: Encoded): DecoderOutputs {

@@ -1,4 +1,4 @@
-import { type DType, EspalierError, evaluateDim, type Tensor } from "../graph/index.ts";
+import { EspalierError, elementCount, evaluateDim, Random, type Tensor } from "../graph/index.ts";
 import { type Device, type HostTensor, hostTensor } from "../runtime/index.ts";
 import { type ExportableModel, exportGraphs } from "./export-graphs.ts";
 import type { ExportedOnnx } from "./export-onnx.ts";
@@ -42,25 +42,37 @@ export async function checkExport(
   return compare(got, expected, shape.at(-1) as number, file);
 }
 
-/** One row without padding and without a past. */
+/** Axes that are not the length of the sample. */
+const sizes: Readonly<Record<string, number>> = {
+  batch_size: 1,
+  past_sequence_length: 0,
+  past_decoder_sequence_length: 0,
+  past_encoder_sequence_length: 0,
+};
+
+/** One row without padding and without a past. Floats, as a sound's or an encoder's, are random. */
 function sampleInput(name: string, { dtype, shape }: Tensor, ids: readonly number[]): HostTensor {
-  const sizes = new Map([
-    ["batch_size", 1],
-    ["sequence_length", ids.length],
-    ["past_sequence_length", 0],
-  ]);
-  const size = shape.map((d) => evaluateDim(d, sizes)!);
-  const int64 = (value: (i: number) => number) =>
-    hostTensor(
-      "int64" satisfies DType,
+  const known = new Map(shape.flatMap((d) => (typeof d === "number" ? [] : d.symbols)).map((s) => [s, sizes[s] ?? ids.length]));
+  const size = shape.map((d) => evaluateDim(d, known)!);
+  const count = elementCount(size);
+  if (dtype === "int64")
+    return hostTensor(
+      "int64",
       size,
-      BigInt64Array.from(ids, (_, i) => BigInt(value(i))),
+      BigInt64Array.from({ length: count }, (_, i) => BigInt(integerFor(name, i, ids))),
     );
-  if (name === "input_ids") return int64((i) => ids[i]!);
-  if (name === "attention_mask") return int64(() => 1);
-  if (name === "position_ids") return int64((i) => i);
-  if (name === "token_type_ids") return int64(() => 0);
-  return hostTensor(dtype, size, new Float32Array(0));
+  const random = new Random(count);
+  return hostTensor(
+    dtype,
+    size,
+    Float32Array.from({ length: count }, () => random.normal()),
+  );
+}
+
+function integerFor(name: string, i: number, ids: readonly number[]): number {
+  if (name === "input_ids") return ids[i]!;
+  if (name === "position_ids") return i;
+  return name === "token_type_ids" ? 0 : 1;
 }
 
 function compare(got: Float32Array, expected: Float32Array, width: number, file: string): ExportCheck {

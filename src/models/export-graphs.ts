@@ -14,10 +14,11 @@ import {
 import { joinKeyValues } from "../nn/index.ts";
 import { add, cumSum, greaterOrEqual, lessOrEqual, logicalAnd, max, range, reshape, slice, sub, sum, where } from "../ops/index.ts";
 import { CausalLM, SequenceClassifier } from "./causal-lm.ts";
+import { type ExportableSeq2Seq, isSeq2Seq, seq2seqGraphs } from "./export-seq2seq.ts";
 import { EncoderForSequenceClassification, type EncoderInputs, MaskedLM, type SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 
 /** Models that have a graph for other runtimes. */
-export type ExportableModel = CausalLM | SequenceClassifier | TokenClassifier | MaskedLM | SentenceEncoder;
+export type ExportableModel = CausalLM | SequenceClassifier | TokenClassifier | MaskedLM | SentenceEncoder | ExportableSeq2Seq;
 
 const batch = symbol("batch_size");
 const time = symbol("sequence_length");
@@ -26,10 +27,9 @@ const int64 = (...shape: Shape): TensorType => ({ dtype: "int64", shape });
 
 /** The graphs of a model, by the name of their file. */
 export function exportGraphs(model: ExportableModel): Record<string, Traced> {
-  return {
-    model:
-      model instanceof CausalLM ? decoderGraph(model) : model instanceof SequenceClassifier ? classifierGraph(model) : encoderGraph(model),
-  };
+  if (isSeq2Seq(model)) return seq2seqGraphs(model);
+  if (model instanceof CausalLM) return { model: decoderGraph(model) };
+  return { model: model instanceof SequenceClassifier ? classifierGraph(model) : encoderGraph(model) };
 }
 
 /**

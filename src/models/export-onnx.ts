@@ -5,6 +5,7 @@ import { findGguf, makeDirectory, type WrittenOnnx, writeFileAtomically, writeJs
 import { EspalierError, type Shape, type Variable } from "../graph/index.ts";
 import { CausalLM } from "./causal-lm.ts";
 import { type ExportableModel, exportGraphs } from "./export-graphs.ts";
+import { isSeq2Seq } from "./export-seq2seq.ts";
 import { type ExportDtype, withStoredWeights } from "./export-weights.ts";
 import { configToSave, filesToCopy } from "./save.ts";
 
@@ -31,7 +32,7 @@ export interface ExportedOnnx extends WrittenOnnx {
 const suffixes: Readonly<Record<ExportDtype, string>> = { f32: "", f16: "_fp16", int8: "_quantized" };
 
 /**
- * Writes `onnx/model.onnx` (`model_fp16.onnx`, `model_quantized.onnx`) with standard operators only, config.json, generation_config.json and the
+ * Writes `onnx/model.onnx` (`model_fp16.onnx`, `model_quantized.onnx`; of an encoder–decoder `encoder_model` and `decoder_model_merged`) with standard operators only, config.json, generation_config.json and the
  * tokenizer's files. Files of other types that an earlier export left there stay. The values are those that parameters hold in their storages; they are
  * streamed, so that a model of any size costs as much memory as its largest weight.
  *
@@ -63,14 +64,16 @@ export function exportOnnx(directory: string, model: ExportableModel, options: E
   }
   const config = configToSave(model, options, "f32");
   const generation = join(directory, "generation_config.json");
-  if (model instanceof CausalLM && !existsSync(generation)) writeJson(generation, tokenIds(config));
+  if ((model instanceof CausalLM || isSeq2Seq(model)) && !existsSync(generation)) writeJson(generation, tokenIds(config));
   writeJson(join(directory, "config.json"), { ...config, "transformers.js_config": javascriptConfig(config, graphs) });
   return written;
 }
 
 const tokenIds = (config: Readonly<Record<string, unknown>>): Record<string, unknown> =>
   Object.fromEntries(
-    ["bos_token_id", "eos_token_id", "pad_token_id"].filter((key) => config[key] != null).map((key) => [key, config[key]]),
+    ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"]
+      .filter((key) => config[key] != null)
+      .map((key) => [key, config[key]]),
   );
 
 /** Tells transformers.js which graphs have their weights beside them. */

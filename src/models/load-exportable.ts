@@ -6,6 +6,8 @@ import { familyOf } from "./families.ts";
 import { namedLabels } from "./family-checkpoint.ts";
 import { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
+import { loadSeq2SeqLM } from "./load-seq2seq.ts";
+import { loadSpeechSeq2Seq } from "./load-speech.ts";
 import { parseConfig } from "./read-config.ts";
 
 /** What tells which head a checkpoint has. */
@@ -30,10 +32,12 @@ export function loadExportable(directory: string): ExportableModel {
     if (architecture.endsWith("ForTokenClassification")) return loadTokenClassifier(directory, labelsOf(config));
     if (architecture.endsWith("ForSequenceClassification")) return loadSequenceClassifier(directory, labelsOf(config));
     if (family.causalLM) return loadCausalLM(directory);
+    if (family.seq2seq) return loadSeq2SeqLM(directory);
+    if (family.speechSeq2Seq) return loadSpeechSeq2Seq(directory);
     if (family.sentenceEncoder) return loadSentenceEncoder(directory);
     throw new EspalierError(
       "unsupported-task",
-      `${configFile}: ${architecture || family.name} cannot be exported. Decoders of text, encoders of text and their classifiers can.`,
+      `${configFile}: ${architecture || family.name} cannot be exported. Decoders and encoders of text with their classifiers, encoder–decoders and Whisper can.`,
     );
   };
   const model = load();

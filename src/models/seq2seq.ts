@@ -31,8 +31,20 @@ export abstract class Seq2SeqLM<
   abstract get embedding(): Embedding;
   /** The output head; undefined where the embedding serves as the head. */
   abstract get head(): Layer | undefined;
-  /** Names, types and sizes of the encoder's inputs follow from the family; see `encoderInputs` in `generate/`. */
-  abstract encode(source: Source): Encoded;
+  /** What the encoder makes of a source, [batch, source, width]. */
+  abstract states(source: Source): Tensor;
+  /** Keys and values of the encoder's states, as {@link Encoded} holds them. */
+  abstract keyValues(states: Tensor): readonly KeyValues[];
+
+  /** Hides what of a source is padding; see {@link Encoded}. */
+  sourceMask(_source: Source): Tensor | undefined {
+    return undefined;
+  }
+
+  encode(source: Source): Encoded {
+    return { keyValues: this.keyValues(this.states(source)), mask: this.sourceMask(source) };
+  }
+
   /** Continues the answer: `inputs` are the decoder's own tokens, with `past` as in a decoder. */
   abstract decode(inputs: DecoderInputs, encoded: Encoded): DecoderOutputs;
 

@@ -308,15 +308,22 @@ export class T5ForConditionalGeneration extends Seq2SeqLM<TextSource> {
     return this.lm_head;
   }
 
-  encode({ ids, attentionMask }: TextSource): Encoded {
+  override sourceMask({ attentionMask }: TextSource): Tensor | undefined {
+    return paddingMask(attentionMask);
+  }
+
+  states({ ids, attentionMask }: TextSource): Tensor {
     const positions = unsqueeze(range(ids.shape[1] as Dim), 0);
     const mask = paddingMask(attentionMask);
     const [first] = this.encoder.block;
     const relative = first!.layer[0].SelfAttention.bias(positions, positions);
     const bias = mask ? add(relative, mask) : relative;
     const hidden = this.encoder.block.reduce((x, block) => block.forward(x, bias), this.shared.forward(ids));
-    const states = this.encoder.final_layer_norm.forward(hidden);
-    return { keyValues: this.decoder.block.map((block) => block.layer[1].EncDecAttention.keyValues(states)), mask };
+    return this.encoder.final_layer_norm.forward(hidden);
+  }
+
+  keyValues(states: Tensor): KeyValues[] {
+    return this.decoder.block.map((block) => block.layer[1].EncDecAttention.keyValues(states));
   }
 
   decode(inputs: DecoderInputs, { keyValues, mask }: Encoded): DecoderOutputs {

@@ -232,9 +232,12 @@ export class WhisperForConditionalGeneration extends Seq2SeqLM<SpectrogramSource
     return undefined;
   }
 
-  encode({ features }: SpectrogramSource): Encoded {
-    const states = this.model.encoder.forward(features);
-    return { keyValues: this.model.decoder.layers.map((layer) => layer.encoder_attn.keyValues(states)) };
+  states({ features }: SpectrogramSource): Tensor {
+    return this.model.encoder.forward(features);
+  }
+
+  keyValues(states: Tensor): KeyValues[] {
+    return this.model.decoder.layers.map((layer) => layer.encoder_attn.keyValues(states));
   }
 
   decode(inputs: DecoderInputs, { keyValues }: Encoded): DecoderOutputs {
