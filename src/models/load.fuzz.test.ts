@@ -82,7 +82,7 @@ test("numbers that no model has, in every field that holds a number", { timeout 
     const config = JSON.parse(checkpoint.config) as Record<string, unknown>;
     for (const [key, value] of Object.entries(config)) {
       if (typeof value !== "number") continue;
-      for (const wrong of [1e12, 2 ** 24, 1024, 0]) load(checkpoint, JSON.stringify({ ...config, [key]: wrong }), wrong);
+      for (const wrong of [1e12, 2 ** 24]) load(checkpoint, JSON.stringify({ ...config, [key]: wrong }), wrong);
     }
   }
 });

@@ -3,7 +3,7 @@
  * instead of failing somewhere inside.
  */
 import { z } from "zod";
-import { EspalierError } from "../../graph/errors.ts";
+import { EspalierError, show } from "../../graph/errors.ts";
 
 const addedToken = z.looseObject({
   id: z.number().int().nonnegative().max(0xffffff),
@@ -74,6 +74,7 @@ export type SpecialTokenName = "bos_token" | "eos_token" | "pad_token" | "unk_to
 
 export function checkTokenizerJson(json: unknown, configJson: unknown, where: string): { file: TokenizerFile; config: TokenizerConfig } {
   const file = checked(tokenizerFile, json, where);
+  checkPatterns({ normalizer: file.normalizer, pre_tokenizer: file.pre_tokenizer, decoder: file.decoder }, "", where);
   const { vocab, merges } = file.model;
   if (file.model.type === "BPE" && !Array.isArray(vocab)) {
     for (const [index, merge] of (merges ?? []).entries()) {
@@ -84,6 +85,17 @@ export function checkTokenizerJson(json: unknown, configJson: unknown, where: st
     }
   }
   return { file, config: checked(tokenizerConfig, configJson, where.replace(/tokenizer\.json$/, "tokenizer_config.json")) };
+}
+
+const pattern = z.union([z.object({ Regex: z.string() }), z.object({ String: z.string() })]);
+
+/** A pattern of another kind would be passed over by the library, and the text cut in other places than the checkpoint's. */
+function checkPatterns(component: object, path: string, where: string): void {
+  for (const [key, value] of Object.entries(component)) {
+    if (key === "pattern" && !pattern.safeParse(value).success)
+      throw broken(where, `${path}${key} is ${show(value)}, not a {"Regex": …} or a {"String": …}`);
+    if (typeof value === "object" && value !== null) checkPatterns(value, `${path}${key}.`, where);
+  }
 }
 
 export function specialTokenContent(config: TokenizerConfig, name: SpecialTokenName): string | undefined {

@@ -5,6 +5,7 @@
  * new ones go through the library's merges. The ids are the same, many times faster on long text. Nothing here imports from Node.
  */
 import { EspalierError } from "../../graph/errors.ts";
+import { TimeLimitError, withinTime } from "../../graph/time-limit.ts";
 import { addedTokenPattern, RenamedTokens, splitAtTokens, type TextRange } from "./added-tokens.ts";
 import { fromByteLevel, toByteLevel } from "./byte-level.ts";
 import { TextStream } from "./text-stream.ts";
@@ -102,7 +103,11 @@ export class Tokenizer {
   }
 
   /** @returns plain ids; wrap them in the integer type that the consumer wants. */
-  encode(text: string, { addSpecialTokens = true, literal = [] }: EncodeOptions = {}): number[] {
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    return this.#bounded(text.length, () => this.#encode(text, options));
+  }
+
+  #encode(text: string, { addSpecialTokens = true, literal = [] }: EncodeOptions): number[] {
     if (!this.#pieces && literal.length === 0)
       return this.#checked(this.#guard(() => this.#library.encode(text, { add_special_tokens: addSpecialTokens }).ids));
     const ids: number[] = [];
@@ -131,7 +136,8 @@ export class Tokenizer {
       }
     }
     if (!this.#byteLevel || this.#config.clean_up_tokenization_spaces) {
-      return list.length === 0 ? "" : this.#guard(() => this.#library.decode(list, { skip_special_tokens: skipSpecialTokens }));
+      if (list.length === 0) return "";
+      return this.#bounded(list.length, () => this.#guard(() => this.#library.decode(list, { skip_special_tokens: skipSpecialTokens })));
     }
     const stream = this.stream({ skipSpecialTokens });
     let text = "";
@@ -217,6 +223,20 @@ export class Tokenizer {
     return this.#around;
   }
 
+  /** The file's regular expressions may take any time. Honest ones take microseconds a character, so this much is theirs: see {@link withinTime}. */
+  #bounded<T>(length: number, run: () => T): T {
+    try {
+      return withinTime(250 + Math.ceil(length / 100), run);
+    } catch (cause) {
+      if (!(cause instanceof TimeLimitError)) throw cause;
+      throw new EspalierError(
+        "tokenizer-slow",
+        `${this.#where} ${cause.message} with a text of ${length} characters: a pattern in it backtracks without an end. Copy the file from the original checkpoint again, and do not use it if it came so.`,
+        { cause },
+      );
+    }
+  }
+
   /** Some mistakes in a file show only when the library applies it. */
   #guard<T>(run: () => T): T {
     try {
@@ -228,7 +248,7 @@ export class Tokenizer {
 
   #checked(ids: readonly (number | undefined | null)[]): number[] {
     return ids.map((id) => {
-      if (typeof id === "number") return id;
+      if (typeof id === "number" && this.#tokenOfId[id] !== undefined) return id;
       throw new EspalierError(
         "token-missing",
         `This text needs a token that the vocabulary of ${this.#where} lacks, and no unknown token is defined. The file is incomplete: copy it from the original checkpoint again.`,
