@@ -18,11 +18,11 @@ export { loadExportable } from "./load-exportable.ts";
 export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
 export { loadSeq2SeqLM } from "./load-seq2seq.ts";
 export { loadCtcModel, loadSpeechModel, loadSpeechSeq2Seq } from "./load-speech.ts";
-export { OnnxModel, type OnnxModelOptions, type OnnxPort, openOnnxModel } from "./onnx-model.ts";
-export { onnxLanguageModel, onnxSequenceClassifier } from "./onnx-views.ts";
+export { OnnxModel, type OnnxModelOptions, type OnnxPort, openOnnxModel } from "./onnx/onnx-model.ts";
+export { type SaveOnnxOptions, saveOnnx } from "./onnx/save-onnx.ts";
+export { onnxLanguageModel, onnxSequenceClassifier } from "./onnx/views.ts";
 export { resizeTokenEmbeddings } from "./resize-embeddings.ts";
 export { type SaveableModel, type SaveModelOptions, saveModel } from "./save.ts";
-export { type SaveOnnxOptions, saveOnnx } from "./save-onnx.ts";
 export { type Encoded, Seq2SeqLM, type TextSource } from "./seq2seq.ts";
 export {
   type EncoderInputs,
