@@ -30,6 +30,7 @@ const browserFaces = [
   "src/runtime/web.ts",
   "src/nn/index.ts",
   "src/models/llama.ts",
+  "src/models/families.ts",
   "src/inputs/index.ts",
   "src/data/index.ts",
 ];
