@@ -2,6 +2,7 @@ import { Decoder } from "../generate/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import { type ChatTemplate, type Tokenizer, type TurnEnd, turnEnd } from "../inputs/index.ts";
 import { AdapterSet } from "../methods/index.ts";
+import type { BaseDtype } from "../models/base-dtype.ts";
 import type { CausalLM } from "../models/causal-lm.ts";
 import type { Device } from "../runtime/index.ts";
 import { baseOf, openLanguageModel, say } from "./adapted.ts";
@@ -24,6 +25,7 @@ export interface ChatModelOptions {
   /** By name. */
   adapters: ReadonlyMap<string, string>;
   chatFormat?: string;
+  baseDtype?: BaseDtype;
 }
 
 interface Base {
@@ -71,7 +73,10 @@ export class ChatModels {
       );
     const directory = given === undefined ? undefined : await modelDirectory(given);
     // All stand on the first one's base; and where that was trained in a built-in format, the base is spoken to in it.
-    this.#base ??= await openBase(this.#options.model ?? (directory === undefined ? undefined : await baseOf(directory)));
+    this.#base ??= await openBase(
+      this.#options.model ?? (directory === undefined ? undefined : await baseOf(directory)),
+      this.#options.baseDtype,
+    );
     const { adapters, tokenizer } = this.#base;
     if (adapter !== undefined && !adapters.names.includes(adapter)) for (const note of adapters.add(adapter, directory!)) say(note);
     const record = readTaskRecord(directory ?? this.#base.directory);
@@ -94,7 +99,7 @@ export class ChatModels {
   }
 }
 
-async function openBase(directory: string | undefined): Promise<Base> {
-  const { model, tokenizer, base } = await openLanguageModel(directory);
+async function openBase(directory: string | undefined, baseDtype: BaseDtype | undefined): Promise<Base> {
+  const { model, tokenizer, base } = await openLanguageModel(directory, undefined, baseDtype);
   return { directory: base, model, tokenizer, adapters: new AdapterSet(model) };
 }

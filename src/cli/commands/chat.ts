@@ -1,7 +1,9 @@
 import { basename, dirname, resolve } from "node:path";
 import { Command, InvalidArgumentError } from "commander";
 import { EspalierError } from "../../graph/index.ts";
+import type { BaseDtype } from "../../models/base-dtype.ts";
 import { cpu } from "../../runtime/node.ts";
+import { baseDtypeOption } from "../base-dtype-option.ts";
 import { chatFormatOption } from "../chat-format.ts";
 import { ChatModels } from "../chat-models.ts";
 import { ChatSession } from "../chat-session.ts";
@@ -15,6 +17,7 @@ interface ChatFlags extends SamplingFlags {
   adapter?: Map<string, string>;
   system?: string;
   chatFormat?: string;
+  baseDtype: BaseDtype;
   json?: boolean;
 }
 
@@ -31,7 +34,8 @@ export function chatCommand(): Command {
       addAdapter,
     )
     .option("--system <text>", "what the system says before all else")
-    .addOption(chatFormatOption());
+    .addOption(chatFormatOption())
+    .addOption(baseDtypeOption());
   return addSamplingOptions(command, 512).option("--json", "print the conversation as one JSON object in the last line").action(runChat);
 }
 
@@ -51,7 +55,7 @@ function addAdapter(value: string, given: Map<string, string> = new Map()): Map<
 async function runChat(flags: ChatFlags): Promise<void> {
   const terminal = new Terminal();
   const adapters = flags.adapter ?? new Map<string, string>();
-  const models = new ChatModels(cpu(), { model: flags.model, adapters, chatFormat: flags.chatFormat });
+  const models = new ChatModels(cpu(), { model: flags.model, adapters, chatFormat: flags.chatFormat, baseDtype: flags.baseDtype });
   const first = await models.open([...adapters.keys()][0]);
   let interrupted = false;
   const reader = new LineReader(() => {
