@@ -2,12 +2,21 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { AutoModel, AutoModelForCausalLM, env, pipeline, Tensor } from "@huggingface/transformers";
+import {
+  AutoModel,
+  AutoModelForCausalLM,
+  AutoModelForSeq2SeqLM,
+  AutoModelForSpeechSeq2Seq,
+  env,
+  pipeline,
+  Tensor,
+} from "@huggingface/transformers";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openSafetensors, readJsonObject, readStorage } from "../../src/checkpoints/index.ts";
 import { Decoder, generate } from "../../src/generate/index.ts";
 import { tokenizerFromDirectory } from "../../src/inputs/text/tokenizer-directory.ts";
-import { exportOnnx, loadCausalLM, loadSentenceEncoder } from "../../src/models/index.ts";
+import { adapterInputs, loadAdapter } from "../../src/methods/index.ts";
+import { exportOnnx, loadCausalLM, loadSentenceEncoder, loadSeq2SeqLM, loadSpeechSeq2Seq } from "../../src/models/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
 
 const device = cpu({ threads: 1 });
@@ -102,6 +111,74 @@ test.each(["decoder-mistral", "decoder-gpt2", "decoder-bloom", "decoder-gemma3",
     expect(written).toEqual(padded.generated);
   },
 );
+
+interface ExpectedSeq2Seq {
+  input_ids: number[][];
+  attention_mask: number[][];
+  greedy: number[][];
+}
+
+test.each(["seq2seq-t5", "seq2seq-flan-t5", "seq2seq-bart"])(
+  "%s answers a padded batch as transformers answers each text",
+  async (name) => {
+    const { input_ids, attention_mask, greedy } = readJsonObject(join(fixture(name), "expected.json")) as unknown as ExpectedSeq2Seq;
+    exportOnnx(join(scratch, name), loadSeq2SeqLM(fixture(name)).freeze(), { source: fixture(name) });
+    const model = await AutoModelForSeq2SeqLM.from_pretrained(name, { dtype: "fp32", session_options });
+    const feeds = { input_ids: int64(input_ids), attention_mask: int64(attention_mask) };
+    const ids = (await model.generate({ ...feeds, max_new_tokens: 12, do_sample: false } as never)) as Tensor;
+    await model.dispose();
+    // A row that has ended goes on until all have.
+    const written = (ids.tolist() as bigint[][]).map((row, i) => row.slice(1, 1 + greedy[i]!.length).map(Number));
+    expect(written).toEqual(greedy);
+  },
+);
+
+test("Whisper writes after forced tokens what transformers writes", async () => {
+  const name = "whisper-tiny";
+  const { greedy } = readJsonObject(join(fixture(name), "expected.json")) as { greedy: { forced: number[]; generated: number[][] } };
+  const features = openSafetensors(join(fixture(name), "expected.safetensors")).tensors.get("input.input_features")!;
+  const ours = loadSpeechSeq2Seq(fixture(name)).freeze();
+  exportOnnx(join(scratch, name), ours, { source: fixture(name) });
+  const model = await AutoModelForSpeechSeq2Seq.from_pretrained(name, { dtype: "fp32", session_options });
+  const ids = (await model.generate({
+    inputs: new Tensor("float32", readStorage(features) as Float32Array, features.shape as number[]),
+    decoder_input_ids: greedy.generated.map(() => [ours.startId, ...greedy.forced]),
+    max_new_tokens: greedy.generated[0]!.length,
+    do_sample: false,
+    eos_token_id: null,
+  } as never)) as Tensor;
+  await model.dispose();
+  expect((ids.tolist() as bigint[][]).map((row) => row.slice(1 + greedy.forced.length).map(Number))).toEqual(greedy.generated);
+});
+
+test("an adapter that is fed: the graph writes what the adapted model writes", async () => {
+  const source = fixture("llama-tiny");
+  const { input_ids } = readJsonObject(join(fixture("llama-tiny-lora"), "expected.json")) as { input_ids: number[][] };
+  const maxNewTokens = 16;
+  const adapted = loadCausalLM(source).freeze();
+  loadAdapter(adapted, fixture("llama-tiny-lora"));
+  const { inputOf, tensors } = adapterInputs(adapted);
+  exportOnnx(join(scratch, "adapted"), adapted, { source, inputOf });
+  const decoder = await Decoder.create(device, adapted);
+  const decoding = await decoder.start(input_ids);
+  const expected: number[][] = input_ids.map(() => []);
+  for (let step = 0; step < maxNewTokens; step++) {
+    const next = expected.map((_, row) => decoding.logits(row)).map((logits) => logits.indexOf(Math.max(...logits)));
+    for (const [row, id] of next.entries()) expected[row]!.push(id);
+    await decoding.push(next);
+  }
+  await decoder.dispose();
+
+  const model = await AutoModelForCausalLM.from_pretrained("adapted", { dtype: "fp32", session_options });
+  const fed = Object.fromEntries(
+    Array.from(tensors, ([key, { data, shape }]) => [key, new Tensor("float32", data as Float32Array, [...shape])]),
+  );
+  model.forward_params.push(...Object.keys(fed));
+  const feeds = { input_ids: int64(input_ids), attention_mask: int64(input_ids.map((row) => row.map(() => 1))), ...fed };
+  const ids = (await model.generate({ ...feeds, max_new_tokens: maxNewTokens, do_sample: false, eos_token_id: null } as never)) as Tensor;
+  await model.dispose();
+  expect((ids.tolist() as bigint[][]).map((row) => row.slice(input_ids[0]!.length).map(Number))).toEqual(expected);
+});
 
 test("an encoder gives its states", async () => {
   const name = "encoder-bert-bare";
