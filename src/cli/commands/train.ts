@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError, elementCount } from "../../graph/index.ts";
-import { type BaseDtype, saveModel } from "../../models/index.ts";
+import { type BaseDtype, type DecoderModel, saveModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
@@ -173,7 +173,9 @@ async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: T
   const sha256 = fingerprints(local);
   const resume = prepareRun(run, local, sha256);
   if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
-  const before = await evaluate(task, "base", terminal, interrupt);
+  // An untrained prompt is not the base by itself.
+  const start = "decoder" in model && (model.decoder as DecoderModel).virtualTokens > 0 ? "start" : "base";
+  const before = await evaluate(task, start, terminal, interrupt);
   const perEpoch = Math.max(1, Math.floor(task.train.batchesPerEpoch / flags.accumulate));
   const steps = flags.steps ?? Math.max(1, Math.round((flags.epochs ?? 1) * perEpoch));
   const bar = terminal.progress("train", steps);
