@@ -121,7 +121,7 @@ describe("weights", () => {
     const { model } = options([]);
     applyWeights(model, [lora({ targets: ["q_proj"] })]);
     expect(() => applyWeights(model, [lora({ targets: ["q_proj"] })])).toThrow(
-      /"model\.layers\.0\.self_attn\.q_proj" carries a low-rank adapter already.*merge/,
+      /"model\.layers\.0\.self_attn\.q_proj" carries an adapter already.*merge/,
     );
     applyWeights(model, [lora({ targets: ["v_proj"] })]);
     expect(model.trainableParameters()).toHaveLength(3 * 2 * 2);

@@ -117,7 +117,7 @@ describe("the adapter", () => {
     const { code, stderr } = await espalier("generate", "--adapter", result.adapter as string, "--prompt", "the");
     expect({ code, stderr }).toEqual({
       code: 1,
-      stderr: expect.stringMatching(/is a classifier; it cannot continue texts\. Use espalier classify/),
+      stderr: expect.stringMatching(/is a classifier; it writes no text\. Use espalier classify/),
     });
   });
 });
