@@ -34,7 +34,9 @@ const schema = z.looseObject({
   hidden_size: size.optional(),
   n_embed: size.optional(),
   n_layer: layerCount,
-  n_head: size,
+  n_head: size.optional(),
+  /** BLOOM-560M and some others call `n_head` so. */
+  num_attention_heads: size.optional(),
   layer_norm_epsilon: z.number().positive().default(1e-5),
   apply_residual_connection_post_layernorm: z.boolean().default(false),
   initializer_range: z.number().positive().default(0.02),
@@ -43,14 +45,15 @@ const schema = z.looseObject({
   tie_word_embeddings: z.boolean().default(true),
 });
 
-type BloomConfig = z.output<typeof schema> & { hidden_size: number };
+type BloomConfig = z.output<typeof schema> & { hidden_size: number; n_head: number };
 
 function readConfig(json: unknown, file: string): BloomConfig {
   const parsed = parseConfig(schema, json, file);
-  const hidden = parsed.hidden_size ?? parsed.n_embed;
+  const [hidden, heads] = [parsed.hidden_size ?? parsed.n_embed, parsed.n_head ?? parsed.num_attention_heads];
   if (hidden === undefined) throw badConfig(file, ['"hidden_size" is missing']);
-  if (hidden % parsed.n_head !== 0) throw badConfig(file, [`"hidden_size" (${hidden}) must be a multiple of "n_head" (${parsed.n_head})`]);
-  return { ...parsed, hidden_size: hidden };
+  if (heads === undefined) throw badConfig(file, ['"n_head" is missing']);
+  if (hidden % heads !== 0) throw badConfig(file, [`"hidden_size" (${hidden}) must be a multiple of "n_head" (${heads})`]);
+  return { ...parsed, hidden_size: hidden, n_head: heads };
 }
 
 /** Slope of each head: a geometric sequence; where the number of heads is no power of two, every second one of the next finer sequence follows. */

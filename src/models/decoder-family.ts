@@ -10,6 +10,8 @@ export interface DecoderFamilyOptions<C extends LanguageModelConfig>
   extends Pick<Family<C>, "models" | "modelTypes" | "rename" | "derived"> {
   /** As in the class names of transformers; a function where the family serves several. */
   name: string | ((config: C) => string);
+  /** The class of transformers where it is not called after the name and the task. */
+  className?(config: C, task: HeadTask): string | undefined;
   /** The field that holds the decoder in models with a head. */
   prefix: string;
   /** The field of the language-model head. Default "lm_head". */
@@ -26,8 +28,10 @@ export interface DecoderFamilyOptions<C extends LanguageModelConfig>
   softcap?(config: C): number | undefined;
 }
 
-const nameOf = <C extends LanguageModelConfig>({ name }: DecoderFamilyOptions<C>, config: C): string =>
-  typeof name === "string" ? name : name(config);
+type HeadTask = "ForCausalLM" | "ForSequenceClassification";
+
+const classOf = <C extends LanguageModelConfig>({ name, className }: DecoderFamilyOptions<C>, config: C, task: HeadTask): string =>
+  className?.(config, task) ?? `${typeof name === "string" ? name : name(config)}${task}`;
 
 /** A decoder with a language-model head. */
 export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelConfig> extends CausalLM {
@@ -40,7 +44,7 @@ export class DecoderForCausalLM<C extends LanguageModelConfig = LanguageModelCon
 
   constructor(options: DecoderFamilyOptions<C>, config: C, seed = 0) {
     super();
-    this.architecture = `${nameOf(options, config)}ForCausalLM`;
+    this.architecture = classOf(options, config, "ForCausalLM");
     this.config = config;
     this.#contextLength = options.contextLength(config);
     this.softcap = options.softcap?.(config);
@@ -106,7 +110,7 @@ export class DecoderForSequenceClassification<C extends LanguageModelConfig = La
 
   constructor(options: DecoderFamilyOptions<C>, config: C, labels: number, seed = 0) {
     super();
-    this.architecture = `${nameOf(options, config)}ForSequenceClassification`;
+    this.architecture = classOf(options, config, "ForSequenceClassification");
     this.config = config;
     this.#contextLength = options.contextLength(config);
     this.#prefix = options.prefix;

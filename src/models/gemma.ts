@@ -150,6 +150,9 @@ class GemmaModel extends DecoderModel {
 
 export const gemma = decoderFamily<GemmaConfig>({
   name: ({ model_type }) => (model_type === "gemma2" ? "Gemma2" : "Gemma3"),
+  // Gemma3ForSequenceClassification sees images.
+  className: ({ model_type }, task) =>
+    model_type === "gemma3_text" && task === "ForSequenceClassification" ? "Gemma3TextForSequenceClassification" : undefined,
   models: "Gemma 2, Gemma 3 (text)",
   modelTypes: ["gemma2", "gemma3_text"],
   prefix: "model",

@@ -32,7 +32,6 @@ import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("gpt2"),
-  architectures: z.array(z.string()).nullish(),
   vocab_size: size,
   n_embd: size,
   n_layer: layerCount,
@@ -145,7 +144,8 @@ class Gpt2Model extends DecoderModel {
 }
 
 export const gpt2 = decoderFamily<Gpt2Config>({
-  name: (config) => (config.architectures?.[0]?.startsWith("GPT2LM") ? "GPT2LM" : "GPT2"),
+  name: "GPT2",
+  className: (_, task) => (task === "ForCausalLM" ? "GPT2LMHeadModel" : undefined),
   models: "GPT-2, DistilGPT-2",
   modelTypes: ["gpt2"],
   prefix: "transformer",
