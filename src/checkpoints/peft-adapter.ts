@@ -6,7 +6,7 @@
  * `….lora_B.weight` ([out, r]), `….q_proj.bias` and, from modules_to_save, `score.weight`. `prompt_embeddings` has no path.
  */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import type { FileStorage, Storage } from "../graph/storage.ts";
 import { listDirectory, makeDirectory, pytorchMetadata, refusePickle } from "./hf-directory.ts";
@@ -109,7 +109,7 @@ function checkPairs(config: PeftConfig, tensors: ReadonlyMap<string, Storage>, f
       throw new EspalierError("adapter-tensors", `${file}: has ${quoteName(name)} but not ${quoteName(other)}. Save the adapter again.`);
     }
     const axis = side === "A" ? 0 : 1;
-    const { rank } = loraScaling(config, module);
+    const { rank } = loraScaling(config, module, join(dirname(file), configName));
     if (shape[axis] !== rank) {
       throw new EspalierError(
         "adapter-tensors",

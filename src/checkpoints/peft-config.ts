@@ -1,6 +1,7 @@
 /** `adapter_config.json` as Hugging Face PEFT writes it. Field names and defaults are PEFT's own; keys that we do not know are kept. */
 import { z } from "zod";
 import { EspalierError, fewProblems, show } from "../graph/errors.ts";
+import { TimeLimitError, withinTime } from "../graph/time-limit.ts";
 
 /** Of every kind. */
 const common = {
@@ -114,28 +115,29 @@ export function parsePeftConfig(value: unknown, file: string): PeftConfig {
 /**
  * Rank, alpha and resulting scale of the LoRA on one module, with `rank_pattern`, `alpha_pattern` and `use_rslora` applied as PEFT
  * applies them: the first pattern that matches the end of the path wins.
+ *
+ * @param file named in errors
+ * @throws EspalierError `adapter-config` for a pattern that is none, or has no end
  */
-export function loraScaling(config: PeftConfig<"LORA">, modulePath: string): { rank: number; alpha: number; scale: number } {
-  const rank = byPattern(config.rank_pattern, modulePath, "rank_pattern") ?? config.r;
-  const alpha = byPattern(config.alpha_pattern, modulePath, "alpha_pattern") ?? config.lora_alpha;
+export function loraScaling(
+  config: PeftConfig<"LORA">,
+  modulePath: string,
+  file = "adapter_config.json",
+): { rank: number; alpha: number; scale: number } {
+  const rank = byPattern(config.rank_pattern, modulePath, "rank_pattern", file) ?? config.r;
+  const alpha = byPattern(config.alpha_pattern, modulePath, "alpha_pattern", file) ?? config.lora_alpha;
   return { rank, alpha, scale: alpha / (config.use_rslora ? Math.sqrt(rank) : rank) };
 }
 
-function byPattern(table: Record<string, number> | null | undefined, modulePath: string, key: string): number | undefined {
+function byPattern(table: Record<string, number> | null | undefined, modulePath: string, key: string, file: string): number | undefined {
   for (const [pattern, value] of Object.entries(table ?? {})) {
-    let expression: RegExp;
     try {
-      expression = new RegExp(`^(.*\\.)?(${pattern})$`);
+      const expression = new RegExp(`^(.*\\.)?(${pattern})$`);
+      if (withinTime(250, () => expression.test(modulePath))) return value;
     } catch (cause) {
-      throw new EspalierError(
-        "adapter-config",
-        `${key}: ${JSON.stringify(pattern)} is not a regular expression. Correct it in adapter_config.json.`,
-        {
-          cause,
-        },
-      );
+      const problem = cause instanceof TimeLimitError ? "backtracks without an end" : "is not a regular expression";
+      throw new EspalierError("adapter-config", `${file}: ${key}: ${show(pattern)} ${problem}. Correct it.`, { cause });
     }
-    if (expression.test(modulePath)) return value;
   }
   return undefined;
 }

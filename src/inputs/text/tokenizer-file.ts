@@ -74,7 +74,7 @@ export type SpecialTokenName = "bos_token" | "eos_token" | "pad_token" | "unk_to
 
 export function checkTokenizerJson(json: unknown, configJson: unknown, where: string): { file: TokenizerFile; config: TokenizerConfig } {
   const file = checked(tokenizerFile, json, where);
-  checkPatterns({ normalizer: file.normalizer, pre_tokenizer: file.pre_tokenizer, decoder: file.decoder }, "", where);
+  checkComponents({ normalizer: file.normalizer, pre_tokenizer: file.pre_tokenizer, decoder: file.decoder }, "", where);
   const { vocab, merges } = file.model;
   if (file.model.type === "BPE" && !Array.isArray(vocab)) {
     for (const [index, merge] of (merges ?? []).entries()) {
@@ -88,13 +88,18 @@ export function checkTokenizerJson(json: unknown, configJson: unknown, where: st
 }
 
 const pattern = z.union([z.object({ Regex: z.string() }), z.object({ String: z.string() })]);
+/** What stands in the place of something in a text: longer, and a small text would become a huge one. */
+const replacement = z.string().max(100).nullish();
 
-/** A pattern of another kind would be passed over by the library, and the text cut in other places than the checkpoint's. */
-function checkPatterns(component: object, path: string, where: string): void {
+/** What the library would pass over or stumble on later: a pattern of another kind, for one, would cut texts in other places than the checkpoint's. */
+function checkComponents(component: object, path: string, where: string): void {
   for (const [key, value] of Object.entries(component)) {
-    if (key === "pattern" && !pattern.safeParse(value).success)
-      throw broken(where, `${path}${key} is ${show(value)}, not a {"Regex": …} or a {"String": …}`);
-    if (typeof value === "object" && value !== null) checkPatterns(value, `${path}${key}.`, where);
+    const check = (schema: z.ZodType, what: string) => {
+      if (!schema.safeParse(value).success) throw broken(where, `${path}${key} is ${show(value)}, not ${what}`);
+    };
+    if (key === "pattern") check(pattern, 'a {"Regex": …} or a {"String": …}');
+    if (["content", "replacement", "prepend", "prefix", "suffix"].includes(key)) check(replacement, "a text of at most 100 characters");
+    if (typeof value === "object" && value !== null) checkComponents(value, `${path}${key}.`, where);
   }
 }
 
