@@ -1,9 +1,9 @@
 /** `first-token-run.ts <directory> <base dtype>`: opens a checkpoint, reads 32 tokens and prints what that took, from the start to the first token. */
-import { readFileSync } from "node:fs";
 import { Decoder, sample } from "../src/generate/index.ts";
 import { Random } from "../src/graph/index.ts";
 import { type BaseDtype, loadCausalLM, setBaseDtype } from "../src/models/index.ts";
 import { cpu } from "../src/runtime/node.ts";
+import { anonymousMemory } from "./machine.ts";
 
 const [directory, dtype] = process.argv.slice(2) as [string, BaseDtype];
 const before = anonymousMemory();
@@ -19,9 +19,3 @@ const ended = performance.now();
 const anonymousMB = (anonymousMemory() - before) / 1e6;
 await device.dispose();
 console.log(JSON.stringify({ openMilliseconds: opened - started, firstTokenMilliseconds: ended - started, anonymousMB, token }));
-
-/** Memory of this process that no file backs, in bytes (Linux). */
-function anonymousMemory(): number {
-  global.gc?.();
-  return Number(/RssAnon:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8"))?.[1]) * 1024;
-}

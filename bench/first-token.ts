@@ -1,8 +1,10 @@
 /**
  * From a checkpoint of SmolLM2-135M's shape to the first token after a prompt of 32: time and anonymous memory, each in a process of its own, whose
- * libraries are loaded already. The checkpoint holds float32, or bfloat16, which is widened into a mapped file (the default) or held as it is.
+ * libraries are loaded already. With a peer also in transformers.js, on the model as an ONNX export, and in PyTorch. The checkpoint holds float32, or bfloat16, which is widened into a mapped file (the default) or held as it is.
  */
 import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { exportOnnx, loadCausalLM } from "../src/models/index.ts";
 import { median, round } from "./machine.ts";
 import { missingFromPython, python } from "./peer.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
@@ -20,10 +22,17 @@ export async function benchFirstToken(options: { smoke: boolean; repeats: number
     f32: randomCheckpoint("SmolLM2-135M", layers, "float32"),
     bf16: randomCheckpoint("SmolLM2-135M", layers, "bfloat16"),
   };
+  const exported = join(checkpoints.f32.directory, "exported");
   try {
+    if (options.peer)
+      exportOnnx(exported, loadCausalLM(checkpoints.f32.directory).freeze(), { dtypes: ["f32", "f16", "int8"], external: true });
     const espalier = (directory: string, baseDtype: string) => [
       process.execPath,
       ...["--expose-gc", "--import", "tsx", "bench/first-token-run.ts", directory, baseDtype],
+    ];
+    const transformersJs = (dtype: string) => [
+      process.execPath,
+      ...["--expose-gc", "--import", "tsx", "bench/first-token-transformers-js.ts", exported, dtype],
     ];
     const pytorch = (directory: string, dtype: string) => [python, "bench/peer/first_token.py", directory, dtype];
     const missing = options.peer ? missingFromPython("torch, transformers") : undefined;
@@ -33,6 +42,13 @@ export async function benchFirstToken(options: { smoke: boolean; repeats: number
         "bf16 checkpoint": espalier(checkpoints.bf16.directory, "f32"),
         "bf16 checkpoint, --base-dtype bf16": espalier(checkpoints.bf16.directory, "bf16"),
       },
+      ...(options.peer && {
+        "transformers.js, the model exported": {
+          "f32 graph": transformersJs("fp32"),
+          "f16 graph": transformersJs("fp16"),
+          "int8 graph": transformersJs("q8"),
+        },
+      }),
       ...(options.peer &&
         !missing && {
           pytorch: {

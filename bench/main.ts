@@ -53,7 +53,7 @@ for (const [name, bench] of Object.entries(benches)) {
     .option("--smoke", "a small shape that only shows that the bench runs")
     .option("--repeats <n>", "timed repetitions", "15")
     .option("--profile <prefix>", "write a per-operator trace of ONNX Runtime")
-    .option("--peer", "steps with LoRA and first-token: measure PyTorch too, where Python has it")
+    .option("--peer", "steps with LoRA and first-token: measure PyTorch too, where Python has it, and first-token in transformers.js")
     .action(async (flags: Flags) => {
       const figures = await bench.run(flags);
       if (flags.json) console.log(JSON.stringify({ bench: name, ...figures, machine: machine() }));
