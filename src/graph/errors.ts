@@ -13,6 +13,16 @@ export class EspalierError extends Error {
   }
 }
 
+/** What `run` refuses lies in `where`, which its message may not know of. */
+export function blaming<T>(where: string, run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    if (!(cause instanceof EspalierError) || cause.message.includes(where)) throw cause;
+    throw new EspalierError(cause.code, `${where}: ${cause.message}`, { cause });
+  }
+}
+
 /** A value from a file for a message: as JSON, and never a screenful. */
 export function show(value: unknown): string {
   const text = JSON.stringify(value) ?? "nothing";

@@ -1,6 +1,6 @@
 /** A Hugging Face directory, opened as what its family makes of it: what loading is for every task. */
 import { type Checkpoint, matchTensors, openCheckpoint } from "../checkpoints/index.ts";
-import { EspalierError, isFloat, type Storage, show } from "../graph/index.ts";
+import { blaming, EspalierError, isFloat, type Storage, show } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
 import { builderOf, familyOf } from "./families.ts";
 import type { Family, Task } from "./family.ts";
@@ -64,16 +64,6 @@ export function fill(
     }),
   );
   for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!, directory);
-}
-
-/** What `run` refuses lies in `where`, of which it does not know. */
-function blaming<T>(where: string, run: () => T): T {
-  try {
-    return run();
-  } catch (cause) {
-    if (!(cause instanceof EspalierError)) throw cause;
-    throw new EspalierError(cause.code, `${where}: ${cause.message}`, { cause });
-  }
 }
 
 function checkedFloat<S extends Storage>(name: string, storage: S, directory: string): S {

@@ -1,6 +1,6 @@
 /** What adapters of every kind share in being read from, and written for, Hugging Face PEFT. */
 import { type PeftAdapter, type PeftConfig, readPeftAdapter, unsupportedPeftOptions } from "../../checkpoints/index.ts";
-import { EspalierError, type Storage } from "../../graph/index.ts";
+import { blaming, EspalierError, fewProblems, type Storage, show } from "../../graph/index.ts";
 import { CausalLM, SequenceClassifier } from "../../models/causal-lm.ts";
 import { resizeTokenEmbeddings } from "../../models/resize-embeddings.ts";
 import { Seq2SeqLM } from "../../models/seq2seq.ts";
@@ -51,9 +51,11 @@ export function placeAdapter(
   model.freeze();
   const graft = new Graft(model);
   try {
-    method.peft.graft(graft, config);
-    takeSavedEmbeddings(graft, tensors);
-    graft.fill(source, tensors);
+    blaming(source, () => {
+      method.peft!.graft(graft, config);
+      takeSavedEmbeddings(graft, tensors);
+      graft.fill(source, tensors);
+    });
   } catch (error) {
     graft.undo();
     throw error;
@@ -72,7 +74,7 @@ function refuseUnsupported(config: PeftConfig, source: string): void {
   if (unsupported.length === 0) return;
   throw new EspalierError(
     "adapter-config",
-    `${source}: the adapter uses ${unsupported.map((o) => `${o.option} = ${JSON.stringify(o.value)}`).join(", ")}, which Espalier does not compute: its results would differ from PEFT's.`,
+    `${source}: the adapter uses ${fewProblems(unsupported.map((o) => `${o.option} = ${show(o.value)}`)).join(", ")}, which Espalier does not compute: its results would differ from PEFT's.`,
   );
 }
 

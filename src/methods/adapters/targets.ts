@@ -1,4 +1,4 @@
-import { EspalierError, nearestNames } from "../../graph/index.ts";
+import { EspalierError, nearestNames, show, withinTime } from "../../graph/index.ts";
 import { Embedding, LinearLayer, type Module } from "../../nn/index.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
 
@@ -69,7 +69,7 @@ export function matchesNames(names: Targets | null | undefined, what: string): (
   if (names === null || names === undefined) return () => false;
   if (typeof names !== "string") return (path) => names.some((name) => endsWithName(path, name));
   const expression = regularExpression(names, what);
-  return (path) => expression.test(path);
+  return (path) => expression(path) !== null;
 }
 
 function excluder({ exclude, full = [] }: Selection): (path: string) => boolean {
@@ -92,19 +92,25 @@ function matcher({ targets, layers, layersPattern }: Selection): (path: string) 
   const names = [layersPattern ?? []].flat();
   const number = regularExpression(`(?:.*?\\.)?${names.length > 0 ? `(?:${names.join("|")})` : "[^.]*"}\\.(\\d+)\\..*`, "layersPattern");
   return (path) => {
-    const layer = number.exec(path)?.[1];
+    const layer = number(path)?.[1];
     return layer !== undefined && wanted.has(Number(layer)) && matches(path);
   };
 }
 
-function regularExpression(pattern: string, what: string): RegExp {
+/** A pattern for whole paths. It may come with an adapter, so it gets a time. */
+function regularExpression(pattern: string, what: string): (path: string) => RegExpExecArray | null {
+  const refused = (problem: string, cause: unknown) => new EspalierError("bad-option", `${what}: ${show(pattern)} ${problem}`, { cause });
+  let expression: RegExp;
   try {
-    return new RegExp(`^(?:${pattern})$`);
+    expression = new RegExp(`^(?:${pattern})$`);
   } catch (cause) {
-    throw new EspalierError(
-      "bad-option",
-      `${what}: ${JSON.stringify(pattern)} is not a regular expression: ${cause instanceof Error ? cause.message : cause}`,
-      { cause },
-    );
+    throw refused(`is not a regular expression: ${(cause as Error).message}`, cause);
   }
+  return (path) => {
+    try {
+      return withinTime(250, () => expression.exec(path));
+    } catch (cause) {
+      throw refused(`has no end of backtracking in the path "${path}". Write it without a repetition of repetitions.`, cause);
+    }
+  };
 }
