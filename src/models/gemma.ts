@@ -46,15 +46,23 @@ const schema = llamaConfigSchema.extend({
   final_logit_softcapping: z.number().positive().nullish(),
   tie_word_embeddings: z.boolean().default(true),
   use_bidirectional_attention: z.literal(false).nullish(),
+  rope_theta: z.number().positive().optional(),
   /** Of the layers with a window, in older files of Gemma 3. */
   rope_local_base_freq: z.number().positive().default(10000),
   rope_parameters: z.union([z.partialRecord(layerKinds, ropeParametersSchema), ropeParametersSchema]).nullish(),
 });
 
-type GemmaConfig = z.output<typeof schema>;
+type GemmaConfig = z.output<typeof schema> & { rope_theta: number };
+
+/** What is meant where a file says nothing; caps that it says are null are none. */
+const defaults = {
+  gemma2: { rope_theta: 1e4, attn_logit_softcapping: 50, final_logit_softcapping: 30 },
+  gemma3_text: { rope_theta: 1e6 },
+};
 
 function readConfig(json: unknown, file: string): GemmaConfig {
-  const config = parseConfig(schema, json, file);
+  const parsed = parseConfig(schema, json, file);
+  const config = { ...defaults[parsed.model_type], ...parsed };
   checkHeads(config, file);
   if (config.layer_types && config.layer_types.length !== config.num_hidden_layers)
     throw badConfig(file, [`"layer_types" names ${config.layer_types.length} layers, "num_hidden_layers" is ${config.num_hidden_layers}`]);
@@ -68,10 +76,11 @@ const ropeConfig = (config: GemmaConfig) => z.looseObject(ropeFields).parse({ ..
 function ropeOf(config: GemmaConfig, kind: z.output<typeof layerKinds>): RopeParameters {
   const parameters = config.rope_parameters as Partial<Record<string, RopeParameters>> | null | undefined;
   const own = parameters?.[kind];
-  if (own) return own;
-  if (kind === "sliding_attention" && config.model_type === "gemma3_text" && !parameters)
-    return { rope_theta: config.rope_local_base_freq };
-  return { rope_theta: config.rope_theta, ...config.rope_scaling, ...(parameters as RopeParameters | undefined) };
+  const local = kind === "sliding_attention" && config.model_type === "gemma3_text";
+  const rope_theta = local ? config.rope_local_base_freq : config.rope_theta;
+  if (own) return { rope_theta, ...own };
+  if (local && !parameters) return { rope_theta };
+  return { rope_theta, ...config.rope_scaling, ...(parameters as RopeParameters | undefined) };
 }
 
 function kindOf(config: GemmaConfig, layer: number): z.output<typeof layerKinds> {

@@ -23,7 +23,7 @@ export const llamaConfigSchema = z.looseObject({
   intermediate_size: size,
   num_hidden_layers: layerCount,
   num_attention_heads: size,
-  num_key_value_heads: size.optional(),
+  num_key_value_heads: size.nullish().transform((heads) => heads ?? undefined),
   head_dim: size.nullish(),
   rms_norm_eps: z.number().positive().default(1e-6),
   tie_word_embeddings: z.boolean().default(false),
@@ -31,7 +31,7 @@ export const llamaConfigSchema = z.looseObject({
   hidden_act: z.enum(activationNames).default("silu"),
   attention_bias: z.boolean().default(false),
   mlp_bias: z.boolean().default(false),
-  /** Read for Mistral only. */
+  /** Read for Mistral only, whose files say null where they mean none. */
   sliding_window: size.nullish(),
   ...ropeFields,
 });
@@ -47,7 +47,8 @@ export type LlamaConfig = z.output<typeof llamaConfigSchema>;
 export function readLlamaConfig(json: unknown, file: string): LlamaConfig {
   const config = withRope(parseConfig(llamaConfigSchema, json, file), file);
   checkHeads(config, file);
-  return config;
+  const { model_type: type, sliding_window: window = type === "mistral" ? 4096 : undefined } = config;
+  return { ...config, sliding_window: window };
 }
 
 export class LlamaModel extends PreNormDecoder {

@@ -3,7 +3,7 @@
  * - RMSNorm after attention and after the feed-forward, before each is added to the residual; none before
  * - queries and keys are normalised across all heads
  */
-import type { z } from "zod";
+import { z } from "zod";
 import type { Tensor } from "../graph/index.ts";
 import {
   type DecoderContext,
@@ -26,10 +26,12 @@ import { llamaConfigSchema } from "./llama.ts";
 import { checkHeads, parseConfig } from "./read-config.ts";
 import { ropeContext, rotaryOf, withRope } from "./rope.ts";
 
-type Olmo2Config = z.output<typeof llamaConfigSchema>;
+const schema = llamaConfigSchema.extend({ model_type: z.literal("olmo2"), rms_norm_eps: z.number().positive().default(1e-5) });
+
+type Olmo2Config = z.output<typeof schema>;
 
 function readConfig(json: unknown, file: string): Olmo2Config {
-  const config = withRope(parseConfig(llamaConfigSchema, json, file), file);
+  const config = withRope(parseConfig(schema, json, file), file);
   checkHeads(config, file);
   return config;
 }

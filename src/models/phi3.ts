@@ -26,7 +26,7 @@ import { PreNormDecoder } from "./pre-norm-decoder.ts";
 import { checkHeads, parseConfig } from "./read-config.ts";
 import { ropeContext, rotaryOf, withRope } from "./rope.ts";
 
-const schema = llamaConfigSchema.extend({ model_type: z.literal("phi3") });
+const schema = llamaConfigSchema.extend({ model_type: z.literal("phi3"), rms_norm_eps: z.number().positive().default(1e-5) });
 
 type Phi3Config = z.output<typeof schema>;
 

@@ -67,3 +67,36 @@ test("a model's parameters take no memory before they are read", () => {
   expect(models).toHaveLength(published.flatMap(({ models }) => Object.keys(models)).length);
   expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(2 ** 24);
 });
+
+describe("what a file leaves out is what transformers takes for it", () => {
+  const read = (name: string, changes: Record<string, unknown>) => {
+    const config: Record<string, unknown> = { ...published.find((entry) => entry.name === name)!.config, ...changes };
+    for (const key of Object.keys(changes)) if (changes[key] === undefined) delete config[key];
+    return familyOf(config, name).readConfig(config, name) as Record<string, unknown>;
+  };
+
+  test.each([
+    ["mistralai/Mistral-7B-v0.3", { sliding_window: undefined }, { sliding_window: 4096 }],
+    ["mistralai/Mistral-7B-v0.3", { sliding_window: null }, { sliding_window: null }],
+    ["meta-llama/Llama-2-7b-hf", { num_key_value_heads: null }, { num_key_value_heads: undefined, sliding_window: undefined }],
+    ["Qwen/Qwen2-0.5B", { sliding_window: undefined }, { sliding_window: 4096 }],
+    [
+      "google/gemma-2-2b",
+      { attn_logit_softcapping: undefined, final_logit_softcapping: null, rope_theta: undefined },
+      { attn_logit_softcapping: 50, final_logit_softcapping: null, rope_theta: 1e4 },
+    ],
+    ["google/gemma-3-1b-pt", { rope_theta: undefined, rope_local_base_freq: undefined }, { rope_theta: 1e6, rope_local_base_freq: 1e4 }],
+    ["allenai/OLMo-2-0425-1B", { rms_norm_eps: undefined }, { rms_norm_eps: 1e-5 }],
+    ["microsoft/Phi-3-mini-4k-instruct", { rms_norm_eps: undefined }, { rms_norm_eps: 1e-5 }],
+    ["google/mt5-small", { feed_forward_proj: undefined }, { gated: true, activation: "gelu_new" }],
+    ["google-t5/t5-small", {}, { gated: false, activation: "relu" }],
+  ])("%s %o", (name, changes, expected) => {
+    expect(read(name, changes)).toMatchObject(expected);
+  });
+
+  test("the first name of longrope", () => {
+    const name = "microsoft/Phi-3-mini-128k-instruct";
+    const { rope_scaling } = published.find((entry) => entry.name === name)!.config as { rope_scaling: object };
+    expect(read(name, { rope_scaling: { ...rope_scaling, type: "su" } })).toMatchObject({ rope_theta: 10000 });
+  });
+});

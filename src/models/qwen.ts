@@ -3,19 +3,20 @@
  * - Qwen2: biases on the query, key and value projections, none on the output
  * - Qwen3: queries and keys are normalised head by head, biases only where `attention_bias` asks for them
  * - heads of a width of their own (`head_dim`)
- * - a sliding window in the layers that `layer_types` names, or from `max_window_layers` on, where `use_sliding_window` is set
+ * - a sliding window in the layers that `layer_types` names, or from `max_window_layers` on, all where `use_sliding_window` is set
  */
 import { z } from "zod";
 import { GatedMLP, GroupedQueryAttention, type Initializer, RMSNorm } from "../nn/index.ts";
 import { decoderFamily } from "./decoder-family.ts";
 import { llamaConfigSchema } from "./llama.ts";
 import { PreNormDecoder } from "./pre-norm-decoder.ts";
-import { checkHeads, parseConfig } from "./read-config.ts";
+import { checkHeads, parseConfig, size } from "./read-config.ts";
 import { ropeContext, rotaryOf, withRope } from "./rope.ts";
 
 const schema = llamaConfigSchema.extend({
   model_type: z.enum(["qwen2", "qwen3"]),
   use_sliding_window: z.boolean().default(false),
+  sliding_window: size.nullable().default(4096),
   max_window_layers: z.int().nonnegative().default(28),
   layer_types: z.array(z.string()).nullish(),
 });
@@ -30,7 +31,7 @@ function readConfig(json: unknown, file: string): QwenConfig {
 
 function windowOf(config: QwenConfig, layer: number): number | undefined {
   const { use_sliding_window: used, sliding_window: window, max_window_layers: full, layer_types: types } = config;
-  const slides = types ? types[layer] === "sliding_attention" : used && layer >= full;
+  const slides = used && (types ? types[layer] === "sliding_attention" : layer >= full);
   return slides ? (window ?? undefined) : undefined;
 }
 

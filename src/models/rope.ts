@@ -85,7 +85,11 @@ const stretches: Readonly<Record<string, Stretch>> = {
   },
 };
 
-const ropeType = (parameters: RopeParameters): string => parameters.rope_type ?? parameters.type ?? "default";
+/** The first files of Phi-3 call "longrope" "su". */
+function ropeType(parameters: RopeParameters): string {
+  const type = parameters.rope_type ?? parameters.type ?? "default";
+  return type === "su" ? "longrope" : type;
+}
 
 const parametersOf = (config: RopeConfig): RopeParameters => config.rope_parameters ?? config.rope_scaling ?? {};
 

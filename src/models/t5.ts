@@ -64,16 +64,17 @@ const schema = z.looseObject({
   relative_attention_max_distance: size.default(128),
   layer_norm_epsilon: z.number().positive().default(1e-6),
   initializer_factor: z.number().positive().default(1),
-  feed_forward_proj: z.string().default("relu"),
+  feed_forward_proj: z.string().optional(),
   decoder_start_token_id: z.int().nonnegative().default(0),
   tie_word_embeddings: z.boolean().default(true),
   scale_decoder_outputs: z.boolean().optional(),
 });
 
-type T5Config = z.output<typeof schema> & { activation: ActivationName; gated: boolean };
+type T5Config = z.output<typeof schema> & { feed_forward_proj: string; activation: ActivationName; gated: boolean };
 
 function readConfig(json: unknown, file: string): T5Config {
-  const config = parseConfig(schema, json, file);
+  const parsed = parseConfig(schema, json, file);
+  const config = { ...parsed, feed_forward_proj: parsed.feed_forward_proj ?? (parsed.model_type === "mt5" ? "gated-gelu" : "relu") };
   const [first = "", second, ...more] = config.feed_forward_proj.split("-");
   const gated = second !== undefined;
   // What the name says is not what T5 1.1 was trained with.
