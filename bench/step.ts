@@ -15,7 +15,7 @@ import { applyWeights } from "../src/train/method.ts";
 import { causalLanguageModel, type Objective } from "../src/train/objectives.ts";
 import { adamW, oneGroup } from "../src/train/optimizers.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
-import { median, round } from "./machine.ts";
+import { median, round, settle } from "./machine.ts";
 import { comparePeer } from "./peer.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
 
@@ -66,6 +66,12 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   const peakMemoryMB = Math.round(process.resourceUsage().maxRSS / 1e3);
   const peak = await MatmulPeak.create(cpu());
   await peak.measure();
+  let steps = 2;
+  const timed = async () => {
+    const started = performance.now();
+    await step(++steps);
+    return (performance.now() - started) / 1000;
+  };
   const seconds: number[] = [];
   const shares: number[] = [];
   const peaks: number[] = [];
@@ -73,16 +79,17 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
   let before = await measure(peak);
   for (let i = 0; i < options.repeats; i++) {
     await settle();
-    const started = performance.now();
-    await step(3 + i);
-    seconds.push((performance.now() - started) / 1000);
+    seconds.push(await timed());
     const after = await measure(peak);
     peaks.push((before + after) / 2);
     shares.push(flops / seconds.at(-1)! / peaks.at(-1)!);
     before = after;
   }
-  await device.dispose();
   await peak.dispose();
+  const peer = options.peer
+    ? await comparePeer({ layers, vocabulary, batch, time }, { step: timed, repeats: Math.min(options.repeats, 6), peakMemoryMB })
+    : {};
+  await device.dispose();
   checkpoint.remove();
   return {
     shareOfPeak: round(median(shares), 3),
@@ -97,11 +104,7 @@ export async function benchStep(options: StepBenchOptions): Promise<Record<strin
     trainableParameters: parameters.reduce((n, p) => n + p.shape.reduce((a, b) => a * b, 1), 0),
     compileSeconds: round(compileSeconds, 2),
     peakMemoryMB,
-    ...(options.peer &&
-      comparePeer(
-        { layers, vocabulary, batch, time, repeats: Math.min(options.repeats, 6) },
-        { stepSeconds: median(seconds), bestStepSeconds: Math.min(...seconds), peakMemoryMB },
-      )),
+    ...peer,
   };
 }
 
@@ -112,9 +115,6 @@ function wholeSquare(model: CausalLM): Objective {
     logits: (hidden) => model.logits(hidden),
   });
 }
-
-/** A session's threads spin for a while after a run and would slow another session's: long enough for them to fall asleep. */
-const settle = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 150));
 
 async function measure(peak: MatmulPeak): Promise<number> {
   await settle();

@@ -1,14 +1,14 @@
 """The training step of `bench -- smollm2-lora` in PyTorch, transformers and PEFT: same shape, same options, random weights, random tokens.
 
-    python smollm2_lora.py [--layers 30] [--vocabulary 49152] [--batch 4] [--time 256] [--repeats 8] [--compile] [--bf16]
+    python smollm2_lora.py [--layers 30] [--vocabulary 49152] [--batch 4] [--time 256] [--compile] [--bf16]
 
-Prints one JSON object: the median and best time of a step after two that warm up, and the largest resident size of the process.
+Prints JSON, a line at a time: after two steps the largest resident size of the process, then for each line of input the time of one more step.
 """
 
 import argparse
 import json
 import resource
-import statistics
+import sys
 import time
 
 import peft
@@ -16,7 +16,7 @@ import torch
 import transformers
 
 parser = argparse.ArgumentParser()
-for name, default in {"layers": 30, "vocabulary": 49152, "batch": 4, "time": 256, "repeats": 8}.items():
+for name, default in {"layers": 30, "vocabulary": 49152, "batch": 4, "time": 256}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
 parser.add_argument("--compile", action="store_true", help="the model through torch.compile")
 parser.add_argument("--bf16", action="store_true", help="the forward pass under bfloat16 autocast")
@@ -54,26 +54,19 @@ def step():
     return loss.item()
 
 
-started = time.perf_counter()
+def report(**figures):
+    print(json.dumps(figures), flush=True)
+
+
+# Two steps warm up; then each line asks for one, so that the caller can time its own in between.
 step()
-first = time.perf_counter() - started
 step()
-seconds = []
-for _ in range(options.repeats):
+report(
+    # The kernel counts kB here.
+    peakMemoryMB=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    versions={"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+)
+for _ in sys.stdin:
     started = time.perf_counter()
     step()
-    seconds.append(time.perf_counter() - started)
-print(
-    json.dumps(
-        {
-            "stepSeconds": statistics.median(seconds),
-            "bestStepSeconds": min(seconds),
-            "firstStepSeconds": first,
-            # The kernel counts kB here.
-            "peakMemoryMB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
-            "trainableParameters": sum(p.numel() for p in trained),
-            "threads": torch.get_num_threads(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
-        }
-    )
-)
+    report(seconds=time.perf_counter() - started)
