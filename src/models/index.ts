@@ -1,20 +1,20 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
 export { type BaseDtype, baseDtypes, setBaseDtype } from "./base-dtype.ts";
 export * from "./causal-lm.ts";
-export { checkExport, type ExportCheck } from "./check-export.ts";
 export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./clip.ts";
 export { CtcModel, type SpeechFeatures, type SpeechInputs, SpeechModel } from "./ctc-model.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
-export type { ExportableModel } from "./export-graphs.ts";
-export { type ExportedOnnx, type ExportOnnxOptions, exportOnnx } from "./export-onnx.ts";
-export { type ExportDtype, exportDtypes } from "./export-weights.ts";
+export { checkExport, type ExportCheck } from "./export/check-export.ts";
+export { type ExportedOnnx, type ExportOnnxOptions, exportOnnx } from "./export/export-onnx.ts";
+export type { ExportableModel } from "./export/graphs.ts";
+export { loadExportable } from "./export/load-exportable.ts";
+export { type ExportDtype, exportDtypes } from "./export/weights.ts";
 export { families, familyOf } from "./families.ts";
 export { type Family, taskNames } from "./family.ts";
 export { ImageClassifier, type ImageFeatures, ImageModel } from "./image-model.ts";
 export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
-export { loadExportable } from "./load-exportable.ts";
 export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
 export { loadSeq2SeqLM } from "./load-seq2seq.ts";
 export { loadCtcModel, loadSpeechModel, loadSpeechSeq2Seq } from "./load-speech.ts";

@@ -1,14 +1,14 @@
 import { z } from "zod";
-import { openCheckpoint } from "../checkpoints/index.ts";
-import { EspalierError } from "../graph/index.ts";
-import type { ExportableModel } from "./export-graphs.ts";
-import { familyOf } from "./families.ts";
-import { namedLabels } from "./family-checkpoint.ts";
-import { loadCausalLM, loadSequenceClassifier } from "./load.ts";
-import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
-import { loadSeq2SeqLM } from "./load-seq2seq.ts";
-import { loadSpeechSeq2Seq } from "./load-speech.ts";
-import { parseConfig } from "./read-config.ts";
+import { openCheckpoint } from "../../checkpoints/index.ts";
+import { EspalierError } from "../../graph/index.ts";
+import { familyOf } from "../families.ts";
+import { namedLabels } from "../family-checkpoint.ts";
+import { loadCausalLM, loadSequenceClassifier } from "../load.ts";
+import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "../load-encoder.ts";
+import { loadSeq2SeqLM } from "../load-seq2seq.ts";
+import { loadSpeechSeq2Seq } from "../load-speech.ts";
+import { parseConfig } from "../read-config.ts";
+import type { ExportableModel } from "./graphs.ts";
 
 /** What tells which head a checkpoint has. */
 const headSchema = z.looseObject({

@@ -1,13 +1,13 @@
 /** A model → a directory that transformers.js runs, and any ONNX Runtime. */
 import { existsSync, readdirSync, realpathSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { findGguf, makeDirectory, type WrittenOnnx, writeFileAtomically, writeJson, writeOnnxFile } from "../checkpoints/index.ts";
-import { EspalierError, type Shape, type Variable } from "../graph/index.ts";
-import { CausalLM } from "./causal-lm.ts";
-import { type ExportableModel, exportGraphs } from "./export-graphs.ts";
-import { isSeq2Seq } from "./export-seq2seq.ts";
-import { type ExportDtype, withStoredWeights } from "./export-weights.ts";
-import { configToSave, filesToCopy } from "./save.ts";
+import { findGguf, makeDirectory, type WrittenOnnx, writeFileAtomically, writeJson, writeOnnxFile } from "../../checkpoints/index.ts";
+import { EspalierError, type Shape, type Variable } from "../../graph/index.ts";
+import { CausalLM } from "../causal-lm.ts";
+import { configToSave, filesToCopy } from "../save.ts";
+import { type ExportableModel, exportGraphs } from "./graphs.ts";
+import { isSeq2Seq } from "./seq2seq-graphs.ts";
+import { type ExportDtype, exportDtypes, withStoredWeights } from "./weights.ts";
 
 export interface ExportOnnxOptions {
   /** What the model was loaded from: its configuration is kept, and its tokenizer copied. */
@@ -28,13 +28,16 @@ export interface ExportedOnnx extends WrittenOnnx {
   part: string;
 }
 
-/** As transformers.js names files of these types; it calls the last one "q8". */
+/** What transformers.js calls the types. */
+const javascriptNames: Readonly<Record<ExportDtype, string>> = { f32: "fp32", f16: "fp16", int8: "q8" };
+
+/** How it names their files. */
 const suffixes: Readonly<Record<ExportDtype, string>> = { f32: "", f16: "_fp16", int8: "_quantized" };
 
 /**
  * Writes `onnx/model.onnx` (`model_fp16.onnx`, `model_quantized.onnx`; of an encoder–decoder `encoder_model` and `decoder_model_merged`) with standard operators only, config.json, generation_config.json and the
  * tokenizer's files. Files of other types that an earlier export left there stay. The values are those that parameters hold in their storages; they are
- * streamed, so that a model of any size costs as much memory as its largest weight.
+ * streamed, so that a model of any size costs a few times the memory of its largest weight.
  *
  * @throws EspalierError `not-exportable` (virtual tokens), `save-onto-source`, `disk-full`, `not-writable`
  */
@@ -76,11 +79,17 @@ const tokenIds = (config: Readonly<Record<string, unknown>>): Record<string, unk
       .map((key) => [key, config[key]]),
   );
 
-/** Tells transformers.js which graphs have their weights beside them. */
+/** Tells transformers.js which graphs have their weights beside them, and what to load by default, where what it would look for is not there. */
 function javascriptConfig(config: Readonly<Record<string, unknown>>, graphs: string): Record<string, unknown> {
-  const beside = readdirSync(resolve(graphs)).filter((name) => name.endsWith(".onnx_data"));
-  const { use_external_data_format: _, ...kept } = (config["transformers.js_config"] ?? {}) as Record<string, unknown>;
-  return beside.length === 0
-    ? kept
-    : { ...kept, use_external_data_format: Object.fromEntries(beside.map((name) => [name.slice(0, -"_data".length), 1])) };
+  const { use_external_data_format: _, dtype: __, ...kept } = (config["transformers.js_config"] ?? {}) as Record<string, unknown>;
+  const names = readdirSync(resolve(graphs));
+  const beside = names.filter((name) => name.endsWith(".onnx_data")).map((name) => [name.slice(0, -"_data".length), 1]);
+  const present = exportDtypes.filter((dtype) => names.some((name) => name.endsWith(`model${suffixes[dtype]}.onnx`)));
+  // Without a word it loads fp32, in a browser without WebGPU q8.
+  const complete = present.includes("f32") && present.includes("int8");
+  return {
+    ...kept,
+    ...(!complete && { dtype: javascriptNames[present[0]!] }),
+    ...(beside.length > 0 && { use_external_data_format: Object.fromEntries(beside) }),
+  };
 }

@@ -1,5 +1,5 @@
 /** The weights of a graph as an export stores them: in 32, 16 or 8 bits, or fed by the caller. */
-import { readStorage, streamFloats } from "../checkpoints/index.ts";
+import { readStorage, streamFloats } from "../../checkpoints/index.ts";
 import {
   currentGraph,
   type Node,
@@ -11,9 +11,9 @@ import {
   type Traced,
   Variable,
   variableOp,
-} from "../graph/index.ts";
-import { Linear, type LinearLayout, QuantizedLinear, rowQuantizer, streamRows, zeros } from "../nn/index.ts";
-import { int8Lookup, int8TableProduct, lookupOf, matmul, mul, productOf, rewrite } from "../ops/index.ts";
+} from "../../graph/index.ts";
+import { Linear, type LinearLayout, QuantizedLinear, rowQuantizer, streamRows, zeros } from "../../nn/index.ts";
+import { int8Lookup, int8TableProduct, lookupOf, matmul, mul, productOf, rewrite } from "../../ops/index.ts";
 
 /**
  * How an export stores the weights of products and lookups; the few others stay in 32 bits. `f16` ones are widened before they are computed with.

@@ -10,12 +10,12 @@ import {
   type TensorType,
   type Traced,
   trace,
-} from "../graph/index.ts";
-import { joinKeyValues } from "../nn/index.ts";
-import { add, cumSum, greaterOrEqual, lessOrEqual, logicalAnd, max, range, reshape, slice, sub, sum, where } from "../ops/index.ts";
-import { CausalLM, SequenceClassifier } from "./causal-lm.ts";
-import { type ExportableSeq2Seq, isSeq2Seq, seq2seqGraphs } from "./export-seq2seq.ts";
-import { EncoderForSequenceClassification, type EncoderInputs, MaskedLM, type SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
+} from "../../graph/index.ts";
+import { joinKeyValues } from "../../nn/index.ts";
+import { add, cumSum, greaterOrEqual, lessOrEqual, logicalAnd, max, range, reshape, slice, sub, sum, where } from "../../ops/index.ts";
+import { CausalLM, SequenceClassifier } from "../causal-lm.ts";
+import { EncoderForSequenceClassification, type EncoderInputs, MaskedLM, type SentenceEncoder, TokenClassifier } from "../text-encoder.ts";
+import { type ExportableSeq2Seq, isSeq2Seq, seq2seqGraphs } from "./seq2seq-graphs.ts";
 
 /** Models that have a graph for other runtimes. */
 export type ExportableModel = CausalLM | SequenceClassifier | TokenClassifier | MaskedLM | SentenceEncoder | ExportableSeq2Seq;

@@ -1,7 +1,7 @@
-import { EspalierError, elementCount, evaluateDim, Random, type Tensor } from "../graph/index.ts";
-import { type Device, type HostTensor, hostTensor } from "../runtime/index.ts";
-import { type ExportableModel, exportGraphs } from "./export-graphs.ts";
+import { EspalierError, elementCount, evaluateDim, Random, type Tensor } from "../../graph/index.ts";
+import { type Device, type HostTensor, hostTensor } from "../../runtime/index.ts";
 import type { ExportedOnnx } from "./export-onnx.ts";
+import { type ExportableModel, exportGraphs } from "./graphs.ts";
 
 /** How near an exported file comes to the model. */
 export interface ExportCheck {

@@ -4,10 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { InferenceSession } from "onnxruntime-common";
 import { afterAll, describe, expect, test } from "vitest";
-import { onnx } from "../../tests/onnx-proto.ts";
-import { openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
-import { refusal } from "../checkpoints/refusal.ts";
-import { cpu } from "../runtime/node.ts";
+import { onnx } from "../../../tests/onnx-proto.ts";
+import { openSafetensors, readJsonObject, readStorage } from "../../checkpoints/index.ts";
+import { refusal } from "../../checkpoints/refusal.ts";
+import { cpu } from "../../runtime/node.ts";
 import {
   type ExportableModel,
   type ExportDtype,
@@ -20,7 +20,7 @@ import {
   loadSentenceEncoder,
   loadSequenceClassifier,
   loadTokenClassifier,
-} from "./index.ts";
+} from "../index.ts";
 
 const device = cpu({ threads: 1 });
 const scratch = mkdtempSync(join(tmpdir(), "espalier-export-"));
@@ -30,7 +30,7 @@ afterAll(async () => {
 });
 
 const ort = device.platform.ort;
-const fixture = (name: string) => new URL(`../../tests/fixtures/${name}`, import.meta.url).pathname;
+const fixture = (name: string) => new URL(`../../../tests/fixtures/${name}`, import.meta.url).pathname;
 const open = (file: string): Promise<InferenceSession> => ort.InferenceSession.create(file, { intraOpNumThreads: 1 });
 const int64 = (rows: readonly (readonly number[])[]) =>
   new ort.Tensor("int64", BigInt64Array.from(rows.flat(), BigInt), [rows.length, rows[0]!.length]);
@@ -231,6 +231,8 @@ describe("the directory", () => {
     expect(sizes).toEqual([1, 3]);
     const config = readJsonObject(join(directory, "config.json"));
     expect(config).toMatchObject({ model_type: "llama", architectures: ["LlamaForCausalLM"], "transformers.js_config": {} });
+    exportOnnx(join(scratch, "only"), model(), { source, dtypes: ["int8"] });
+    expect(readJsonObject(join(scratch, "only", "config.json"))["transformers.js_config"]).toEqual({ dtype: "q8" });
     expect(readJsonObject(join(directory, "generation_config.json"))).toMatchObject({ eos_token_id: config.eos_token_id });
   });
 
