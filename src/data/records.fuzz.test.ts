@@ -1,53 +1,55 @@
 import { isUtf8 } from "node:buffer";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { EspalierError } from "../graph/errors.ts";
+import { expect, test } from "vitest";
+import { attempt, fuzzDirectory, jsonChanges, numRuns, type Outcome, tally, timeout } from "../../tests/fuzz.ts";
+import { holdsConversations, readConversations } from "./conversations.ts";
 import { readExamples } from "./records.ts";
 import { firstInvalidByte } from "./text-file.ts";
 
-/** ESPALIER_FUZZ=10000 for the long run. */
-const numRuns = Number(process.env.ESPALIER_FUZZ ?? 500);
-const timeout = 60_000 + numRuns * 20;
+const directory = fuzzDirectory();
 
-let directory: string;
-beforeAll(() => {
-  directory = mkdtempSync(join(tmpdir(), "espalier-records-fuzz-"));
-});
-afterAll(() => rmSync(directory, { recursive: true }));
-
-/** Either a refusal that names the file, or examples that keep the promises of {@link readExamples}. */
-function readOrRefuse(extension: string, content: string | Uint8Array): void {
-  const file = join(directory, `fuzz${extension}`);
+/** Reads a file of these contents. Examples keep the promises of {@link readExamples}, refusals are short and cannot steer a terminal. */
+function read(extension: string, content: string | Uint8Array): void {
+  const file = join(directory.path, `fuzz${extension}`);
   writeFileSync(file, content);
-  let examples: ReturnType<typeof readExamples>;
-  try {
-    examples = readExamples(file);
-  } catch (error) {
-    if (!(error instanceof EspalierError)) throw error;
-    expect(error.message).toContain(file);
-    expect(error.message.length).toBeLessThan(10_000);
-    expect(error.message).not.toMatch(/\p{Cc}/u);
-    return;
-  }
-  expect(examples.length).toBeGreaterThan(0);
-  const labelled = examples.filter((example) => example.label !== undefined).length;
-  expect([0, examples.length]).toContain(labelled);
-  let line = 0;
-  for (const example of examples) {
-    expect(typeof example.text === "string" && example.text.trim() !== "").toBe(true);
-    expect(example.label === undefined || typeof example.label === "string").toBe(true);
-    expect(example.line).toBeGreaterThan(line);
-    line = example.line;
-  }
+  attempt({ names: file, bytes: content.length }, () => {
+    let examples: ReturnType<typeof readExamples>;
+    try {
+      examples = readExamples(file);
+    } catch (error) {
+      expect((error as Error).message.length).toBeLessThan(10_000);
+      expect((error as Error).message).not.toMatch(/\p{Cc}/u);
+      throw error;
+    }
+    expect(examples.length).toBeGreaterThan(0);
+    const labelled = examples.filter((example) => example.label !== undefined).length;
+    expect([0, examples.length]).toContain(labelled);
+    let line = 0;
+    for (const example of examples) {
+      expect(typeof example.text === "string" && example.text.trim() !== "").toBe(true);
+      expect(example.label === undefined || typeof example.label === "string").toBe(true);
+      expect(example.line).toBeGreaterThan(line);
+      line = example.line;
+    }
+  });
+}
+
+/** And as conversations, which the same files may hold. */
+function readChats(content: string | Uint8Array): Outcome {
+  const file = join(directory.path, "chats.jsonl");
+  writeFileSync(file, content);
+  return attempt({ names: file, bytes: content.length }, () => {
+    holdsConversations(file);
+    for (const { messages } of readConversations(file)) expect(messages.length).toBeGreaterThan(0);
+  });
 }
 
 const extension = fc.constantFrom(".jsonl", ".csv", ".txt");
 
 test("arbitrary bytes", { timeout }, () => {
-  fc.assert(fc.property(extension, fc.uint8Array({ maxLength: 200 }), readOrRefuse), { numRuns });
+  fc.assert(fc.property(extension, fc.uint8Array({ maxLength: 200 }), read), { numRuns });
 });
 
 test("pieces of the formats in any order", { timeout }, () => {
@@ -73,7 +75,7 @@ test("pieces of the formats in any order", { timeout }, () => {
   );
   const text = fc.array(piece, { maxLength: 30 }).map((pieces) => pieces.join(""));
   fc.assert(
-    fc.property(extension, fc.boolean(), text, (ext, header, body) => readOrRefuse(ext, header ? `text,label\n${body}` : body)),
+    fc.property(extension, fc.boolean(), text, (ext, header, body) => read(ext, header ? `text,label\n${body}` : body)),
     {
       numRuns,
     },
@@ -86,7 +88,34 @@ test("objects of any kind", { timeout }, () => {
   const text = lines.map((values) =>
     values.map((value) => JSON.stringify(value, (_, v) => (typeof v === "bigint" ? Number(v) : v)) ?? "").join("\n"),
   );
-  fc.assert(fc.property(fc.constant(".jsonl"), text, readOrRefuse), { numRuns });
+  fc.assert(fc.property(fc.constant(".jsonl"), text, read), { numRuns });
+});
+
+test("any change of a conversation", { timeout }, () => {
+  const outcomes = tally();
+  const tools = [{ type: "function", function: { name: "f", parameters: { type: "object", properties: {} } } }];
+  const lines = [
+    {
+      messages: [
+        { role: "user", content: "a" },
+        { role: "assistant", content: [{ type: "text", text: "b" }] },
+      ],
+      tools,
+    },
+    {
+      conversations: [
+        { from: "human", value: "a" },
+        { from: "gpt", value: "b" },
+      ],
+    },
+  ].map((line) => JSON.stringify(line));
+  fc.assert(
+    fc.property(fc.constantFrom(...lines).chain(jsonChanges), fc.constantFrom("", ...lines), (changed, line) => {
+      outcomes.count(readChats(Buffer.concat([Buffer.from(`${line}\n`), Buffer.from(changed)])));
+    }),
+    { numRuns },
+  );
+  outcomes.expectBoth();
 });
 
 test("UTF-8 is judged as Node judges it", { timeout }, () => {
