@@ -1,4 +1,4 @@
-import { EspalierError, elementCount, evaluateDim, Random, type Tensor } from "../../graph/index.ts";
+import { elementCount, evaluateDim, Random, type Tensor } from "../../graph/index.ts";
 import { type Device, type HostTensor, hostTensor } from "../../runtime/index.ts";
 import type { ExportedOnnx } from "./export-onnx.ts";
 import { type ExportableModel, exportGraphs } from "./graphs.ts";
@@ -19,7 +19,6 @@ export interface ExportCheck {
  * Runs an exported file with plain ONNX Runtime, and the model itself on `device`, on one row of tokens.
  *
  * @param feeds further inputs of the file: an adapter's weights
- * @throws EspalierError `export-not-finite` where the file computes infinities that the model does not
  */
 export async function checkExport(
   device: Device,
@@ -39,7 +38,7 @@ export async function checkExport(
   const fed = Object.entries({ ...inputs, ...feeds }).map(([name, host]) => [name, device.tensor(host)] as const);
   const got = (await session.run(Object.fromEntries(fed), [output]))[output]!.data as Float32Array;
   await session.release();
-  return compare(got, expected, shape.at(-1) as number, file);
+  return compare(got, expected, shape.at(-1) as number);
 }
 
 /** Axes that are not the length of the sample. */
@@ -75,17 +74,12 @@ function integerFor(name: string, i: number, ids: readonly number[]): number {
   return name === "token_type_ids" ? 0 : 1;
 }
 
-function compare(got: Float32Array, expected: Float32Array, width: number, file: string): ExportCheck {
+function compare(got: Float32Array, expected: Float32Array, width: number): ExportCheck {
   let [largestDifference, largestValue, same] = [0, 0, 0];
   for (let row = 0; row < expected.length; row += width) {
     let [best, ours] = [row, row];
     for (let i = row; i < row + width; i++) {
       const difference = Math.abs(got[i]! - expected[i]!);
-      if (!Number.isFinite(difference) && Number.isFinite(expected[i]!))
-        throw new EspalierError(
-          "export-not-finite",
-          `${file}: its output holds ${got[i]} where the model computes ${expected[i]}. A weight is too large for this type; use f32.`,
-        );
       largestDifference = Math.max(largestDifference, difference);
       largestValue = Math.max(largestValue, Math.abs(expected[i]!));
       if (got[i]! > got[best]!) best = i;

@@ -1,5 +1,5 @@
 /** Exported graphs, run by plain ONNX Runtime, compute what transformers computes; nothing of ours is in between. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { InferenceSession } from "onnxruntime-common";
@@ -7,6 +7,7 @@ import { afterAll, describe, expect, test } from "vitest";
 import { onnx } from "../../../tests/onnx-proto.ts";
 import { openSafetensors, readJsonObject, readStorage } from "../../checkpoints/index.ts";
 import { refusal } from "../../checkpoints/refusal.ts";
+import type { Linear } from "../../nn/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import {
   type ExportableModel,
@@ -260,6 +261,24 @@ describe("the directory", () => {
     exportOnnx(directory, model(), { source, dtypes: ["f32", "int8"] });
     expect(told()).toEqual({ use_external_data_format: { "model_fp16.onnx": 1 } });
     expect(existsSync(join(directory, "onnx", "model.onnx_data"))).toBe(false);
+  });
+
+  test("does not come to be where a weight does not fit its type, and says which", () => {
+    const broken = (value: number) => {
+      const loaded = model();
+      const { weight } = loaded.module("model.layers.1.mlp.up_proj") as Linear;
+      const data = (readStorage(weight.storage, "float32") as Float32Array).slice().fill(value, 7, 8);
+      weight.storage = { kind: "memory", dtype: "float32", shape: weight.shape, data };
+      return loaded;
+    };
+    const directory = join(scratch, "broken");
+    expect(refusal(() => exportOnnx(directory, broken(-7e4), { dtypes: ["f16"] }))).toEqual({
+      code: "float16-range",
+      message: 'The weight "model.layers.1.mlp.up_proj.weight" holds -70000; float16 ends at 65504. Export this model as f32 or int8.',
+    });
+    expect(refusal(() => exportOnnx(directory, broken(Number.NaN), { dtypes: ["int8"] })).code).toBe("not-finite");
+    expect(readdirSync(join(directory, "onnx"))).toEqual([]);
+    expect(exportOnnx(directory, broken(65519), { dtypes: ["f16"] })).toHaveLength(1);
   });
 
   test("is never the model's own, and must be writable", () => {

@@ -39,7 +39,7 @@ const suffixes: Readonly<Record<ExportDtype, string>> = { f32: "", f16: "_fp16",
  * tokenizer's files. Files of other types that an earlier export left there stay. The values are those that parameters hold in their storages; they are
  * streamed, so that a model of any size costs a few times the memory of its largest weight.
  *
- * @throws EspalierError `not-exportable` (virtual tokens), `save-onto-source`, `disk-full`, `not-writable`
+ * @throws EspalierError `not-exportable` (virtual tokens), `float16-range`, `not-finite` (a weight), `save-onto-source`, `disk-full`, `not-writable`
  */
 export function exportOnnx(directory: string, model: ExportableModel, options: ExportOnnxOptions = {}): ExportedOnnx[] {
   const { source, dtypes = ["f32"], inputOf = () => undefined, external } = options;

@@ -2,6 +2,7 @@
 import { readStorage, streamFloats } from "../../checkpoints/index.ts";
 import {
   currentGraph,
+  EspalierError,
   type Node,
   reachable,
   read,
@@ -113,9 +114,23 @@ export function withStoredWeights(traced: Traced, dtype: ExportDtype, inputOf: (
 
 /** The weight as a constant of its own, in 16 bits where those are asked for. */
 function narrowed(variable: Variable, dtype: ExportDtype, storage: Storage = variable.storage): Variable {
-  const constant = new Variable(variable.name, { dtype: variable.dtype, shape: storage.shape }, storage, { frozen: true });
-  if (dtype === "f16") constant.constantDtype = "float16";
+  const { name } = variable;
+  const { shape } = storage;
+  if (dtype !== "f16") return new Variable(name, { dtype: variable.dtype, shape }, storage, { frozen: true });
+  const load = () => withinFloat16(readStorage(storage, "float32") as Float32Array, name);
+  const constant = new Variable(name, { dtype: "float32", shape }, { kind: "lazy", dtype: "float32", shape, load }, { frozen: true });
+  constant.constantDtype = "float16";
   return constant;
+}
+
+/** The first magnitude that float16 rounds to infinity. */
+const beyondFloat16 = 65520;
+
+function withinFloat16(values: Float32Array, name: string): Float32Array {
+  for (const v of values)
+    if (Math.abs(v) >= beyondFloat16)
+      throw new EspalierError("float16-range", `The weight "${name}" holds ${v}; float16 ends at 65504. Export this model as f32 or int8.`);
+  return values;
 }
 
 function int8Layer({ name, shape, storage }: Variable, layout: LinearLayout): QuantizedLinear {
