@@ -1,9 +1,12 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { attempt, byteMutations, fuzzDirectory, jsonChanges, mutated, numRuns, tally, timeout } from "../../../tests/fuzz.ts";
 import { EspalierError } from "../../graph/errors.ts";
 import type { ChatMessage } from "./chat-messages.ts";
 import { ChatTemplate } from "./chat-template.ts";
+import { chatTemplateFromDirectory } from "./chat-template-directory.ts";
 import { encodeChat, encodeConversation } from "./encode-chat.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
@@ -65,6 +68,42 @@ test("pieces of Jinja in any order: a text, or an EspalierError and never anythi
     { numRuns: 1500 },
   );
   expect(rendered).toBeGreaterThan(50);
+});
+
+const directory = fuzzDirectory();
+
+test("any change of a published template, and of the file that holds it", { timeout }, () => {
+  const outcomes = tally();
+  const sources = Object.values(models).map(({ template }) => template);
+  const messages: ChatMessage[] = [
+    { role: "user", content: "a" },
+    { role: "assistant", content: "b" },
+  ];
+  const use = (bytes: number) =>
+    attempt({ names: directory.path, bytes }, () => {
+      const template = chatTemplateFromDirectory(directory.path);
+      template.render(messages, { addGenerationPrompt: true });
+    });
+  const [jinja, config] = ["chat_template.jinja", "tokenizer_config.json"];
+  const write = (name: string, content: string | Uint8Array) => writeFileSync(join(directory.path, name), content);
+  fc.assert(
+    fc.property(fc.constantFrom(...sources), byteMutations, (source, mutations) => {
+      const changed = mutated(Buffer.from(source), mutations);
+      write(jinja, changed);
+      outcomes.count(use(changed.length));
+    }),
+    { numRuns: Math.ceil(numRuns / 2) },
+  );
+  rmSync(join(directory.path, jinja));
+  const configs = sources.map((chat_template) => JSON.stringify({ chat_template, bos_token: "<s>", eos_token: { content: "</s>" } }));
+  fc.assert(
+    fc.property(fc.constantFrom(...configs).chain(jsonChanges), (changed) => {
+      write(config, changed);
+      outcomes.count(use(changed.length));
+    }),
+    { numRuns: Math.ceil(numRuns / 2) },
+  );
+  outcomes.expectBoth();
 });
 
 test.each(Object.keys(models))("%s: whatever a user writes, the special tokens are the template's", (name) => {

@@ -87,18 +87,21 @@ export function checkTokenizerJson(json: unknown, configJson: unknown, where: st
   return { file, config: checked(tokenizerConfig, configJson, where.replace(/tokenizer\.json$/, "tokenizer_config.json")) };
 }
 
-const pattern = z.union([z.object({ Regex: z.string() }), z.object({ String: z.string() })]);
+const patternSchema = z.union([z.object({ Regex: z.string() }), z.object({ String: z.string() })]);
 /** What stands in the place of something in a text: longer, and a small text would become a huge one. */
 const replacement = z.string().max(100).nullish();
 
 /** What the library would pass over or stumble on later: a pattern of another kind, for one, would cut texts in other places than the checkpoint's. */
 function checkComponents(component: object, path: string, where: string): void {
+  const check = (key: string, value: unknown, schema: z.ZodType, what: string) => {
+    if (!schema.safeParse(value).success) throw broken(where, `${path}${key} is ${show(value)}, not ${what}`);
+  };
+  const { type, pattern } = component as { type?: unknown; pattern?: unknown };
+  if (pattern !== undefined || type === "Replace" || type === "Split")
+    check("pattern", pattern, patternSchema, 'a {"Regex": …} or a {"String": …}');
   for (const [key, value] of Object.entries(component)) {
-    const check = (schema: z.ZodType, what: string) => {
-      if (!schema.safeParse(value).success) throw broken(where, `${path}${key} is ${show(value)}, not ${what}`);
-    };
-    if (key === "pattern") check(pattern, 'a {"Regex": …} or a {"String": …}');
-    if (["content", "replacement", "prepend", "prefix", "suffix"].includes(key)) check(replacement, "a text of at most 100 characters");
+    if (["content", "replacement", "prepend", "prefix", "suffix"].includes(key))
+      check(key, value, replacement, "a text of at most 100 characters");
     if (typeof value === "object" && value !== null) checkComponents(value, `${path}${key}.`, where);
   }
 }
