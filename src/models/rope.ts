@@ -128,7 +128,7 @@ export const ropeContext = (config: RopeConfig): number =>
  */
 export function withRope<C extends RopeConfig>(config: C, file: string, parameters = parametersOf(config)): C {
   const type = ropeType(parameters);
-  const stretch = stretches[type];
+  const stretch = Object.hasOwn(stretches, type) ? stretches[type] : undefined;
   if (!stretch) {
     throw new EspalierError(
       "unsupported-rope",
