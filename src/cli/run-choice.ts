@@ -2,7 +2,7 @@ import { accessSync, constants } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { makeDirectory, readJsonObject } from "../checkpoints/index.ts";
-import { EspalierError } from "../graph/index.ts";
+import { EspalierError, fewProblems, show } from "../graph/index.ts";
 import { RunDirectory } from "../train/run-directory.ts";
 import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
 import type { Fingerprints } from "./fingerprints.ts";
@@ -94,18 +94,21 @@ function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, h
   ][]) {
     if (sha256[name] === hashes[name]) continue;
     const describe = (of: Readonly<Record<string, unknown>>, hash: Fingerprints) =>
-      `${of[name] ?? "none"} (sha256 ${hash[name] ?? "none"})`;
+      `${typeof of[name] === "string" ? of[name] : given(of[name])} (sha256 ${hash[name] ?? "none"})`;
     throw new EspalierError(
       "resume-mismatch",
       `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, hashes)}. ${advice}`,
     );
   }
-  const show = (of: Readonly<Record<string, unknown>>, key: string) => JSON.stringify(of[key]) ?? "not given";
-  const changed = Object.keys({ ...options, ...flags }).filter((key) => !free.has(key) && show(options, key) !== show(flags, key));
+  const changed = Object.keys({ ...options, ...flags }).filter(
+    (key) => !free.has(key) && JSON.stringify(options[key]) !== JSON.stringify(flags[key]),
+  );
   if (changed.length > 0) {
-    const list = changed.map((key) => `${optionName(key)} was ${show(options, key)} and is now ${show(flags, key)}`);
+    const list = fewProblems(changed.map((key) => `${optionName(key)} was ${given(options[key])} and is now ${given(flags[key])}`));
     throw new EspalierError("resume-mismatch", `${run} cannot be resumed with other options: ${list.join("; ")}. ${advice}`);
   }
 }
+
+const given = (value: unknown): string => (value === undefined ? "not given" : show(value));
 
 const optionName = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
