@@ -5,6 +5,7 @@ import { join } from "node:path";
 import {
   AutoModel,
   AutoModelForCausalLM,
+  AutoModelForImageClassification,
   AutoModelForSeq2SeqLM,
   AutoModelForSpeechSeq2Seq,
   env,
@@ -16,7 +17,14 @@ import { openSafetensors, readJsonObject, readStorage } from "../../src/checkpoi
 import { Decoder, generate } from "../../src/generate/index.ts";
 import { tokenizerFromDirectory } from "../../src/inputs/text/tokenizer-directory.ts";
 import { adapterInputs, loadAdapter } from "../../src/methods/index.ts";
-import { exportOnnx, loadCausalLM, loadSentenceEncoder, loadSeq2SeqLM, loadSpeechSeq2Seq } from "../../src/models/index.ts";
+import {
+  exportOnnx,
+  loadCausalLM,
+  loadImageClassifier,
+  loadSentenceEncoder,
+  loadSeq2SeqLM,
+  loadSpeechSeq2Seq,
+} from "../../src/models/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
 
 const device = cpu({ threads: 1 });
@@ -192,4 +200,14 @@ test("an encoder gives its states", async () => {
   const width = states.length / attention_mask!.flat().length;
   for (const [i, m] of attention_mask!.flat().entries())
     for (let k = i * width; k < (i + m) * width; k++) expect(states[k]).toBeCloseTo(expected[k]!, 4);
+});
+
+test("a classifier of images gives its logits", async () => {
+  const { tensors } = openSafetensors(join(fixture("vit-tiny"), "expected.safetensors"));
+  const [pixels, expected] = ["input.pixel_values", "logits"].map((key) => tensors.get(key)!);
+  exportOnnx(join(scratch, "vit-tiny"), loadImageClassifier(fixture("vit-tiny")).freeze(), { source: fixture("vit-tiny") });
+  const model = await AutoModelForImageClassification.from_pretrained("vit-tiny", { dtype: "fp32", session_options });
+  const { logits } = await model({ pixel_values: new Tensor("float32", readStorage(pixels!) as Float32Array, [...pixels!.shape]) });
+  await model.dispose();
+  for (const [i, v] of (readStorage(expected!) as Float32Array).entries()) expect(logits.data[i]).toBeCloseTo(v, 4);
 });

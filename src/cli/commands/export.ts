@@ -67,7 +67,7 @@ export function exportCommand(): Command {
         files.push({ file: one.file, dtype: one.dtype, bytes, ...(one.data && { data: one.data.file }), ...check });
       }
       if (tensors) terminal.line(`${tensors}: the adapter's tensors, to be fed under their names.`);
-      if (!existsSync(join(flags.output, "tokenizer.json")))
+      if (ids.length > 0 && !existsSync(join(flags.output, "tokenizer.json")))
         terminal.line("The model has no tokenizer.json, which the pipelines of transformers.js need.");
       if (flags.json) terminal.json({ output: flags.output, files, merged, ...(tensors && { adapter: tensors }) });
       await device.dispose();
@@ -110,8 +110,9 @@ function saveTensors({ adapter, output }: ExportFlags, tensors: ReturnType<typeo
 const sample =
   "An espalier is a tree that is trained flat against a wall. It takes a few years, some patience, and a gardener who knows which branches to keep.";
 
-/** Tokens to try the files with: a text's, or random ones where there is no tokenizer. */
+/** Tokens to try the files with: a text's, or random ones where there is no tokenizer. Models of images need none. */
 async function sampleIds(directory: string, model: ExportableModel): Promise<number[]> {
+  if (!("contextLength" in model)) return [];
   const limit = Math.min(64, model.contextLength);
   if (existsSync(join(directory, "tokenizer.json"))) return (await tokenizerFromDirectory(directory)).encode(sample).slice(0, limit);
   const random = new Random(1);

@@ -1,6 +1,6 @@
 /** A model → a directory that transformers.js runs, and any ONNX Runtime. */
 import { existsSync, readdirSync, realpathSync, rmSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { findGguf, makeDirectory, type WrittenOnnx, writeFileAtomically, writeJson, writeOnnxFile } from "../../checkpoints/index.ts";
 import { EspalierError, type Shape, type Variable } from "../../graph/index.ts";
 import { CausalLM } from "../causal-lm.ts";
@@ -63,7 +63,9 @@ export function exportOnnx(directory: string, model: ExportableModel, options: E
   }
   for (const [name, content] of Object.entries(filesToCopy(source, model))) {
     const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-    writeFileAtomically(join(directory, name), (append) => append(bytes));
+    const file = join(directory, name);
+    makeDirectory(dirname(file));
+    writeFileAtomically(file, (append) => append(bytes));
   }
   const config = configToSave(model, options, "f32");
   const generation = join(directory, "generation_config.json");

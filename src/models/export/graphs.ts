@@ -14,11 +14,21 @@ import {
 import { joinKeyValues } from "../../nn/index.ts";
 import { add, cumSum, greaterOrEqual, lessOrEqual, logicalAnd, max, range, reshape, slice, sub, sum, where } from "../../ops/index.ts";
 import { CausalLM, SequenceClassifier } from "../causal-lm.ts";
+import { ImageClassifier, ImageModel } from "../image-model.ts";
+import type { PatchConfig } from "../patch-embedding.ts";
 import { EncoderForSequenceClassification, type EncoderInputs, MaskedLM, type SentenceEncoder, TokenClassifier } from "../text-encoder.ts";
 import { type ExportableSeq2Seq, isSeq2Seq, seq2seqGraphs } from "./seq2seq-graphs.ts";
 
 /** Models that have a graph for other runtimes. */
-export type ExportableModel = CausalLM | SequenceClassifier | TokenClassifier | MaskedLM | SentenceEncoder | ExportableSeq2Seq;
+export type ExportableModel =
+  | CausalLM
+  | SequenceClassifier
+  | TokenClassifier
+  | MaskedLM
+  | SentenceEncoder
+  | ExportableSeq2Seq
+  | ImageModel
+  | ImageClassifier;
 
 const batch = symbol("batch_size");
 const time = symbol("sequence_length");
@@ -28,6 +38,7 @@ const int64 = (...shape: Shape): TensorType => ({ dtype: "int64", shape });
 /** The graphs of a model, by the name of their file. */
 export function exportGraphs(model: ExportableModel): Record<string, Traced> {
   if (isSeq2Seq(model)) return seq2seqGraphs(model);
+  if (model instanceof ImageModel || model instanceof ImageClassifier) return { model: imageGraph(model) };
   if (model instanceof CausalLM) return { model: decoderGraph(model) };
   return { model: model instanceof SequenceClassifier ? classifierGraph(model) : encoderGraph(model) };
 }
@@ -124,6 +135,19 @@ function encoderGraph(model: TokenClassifier | MaskedLM | SentenceEncoder): Trac
     const encoded = model.encoder.forward(inputs);
     return { last_hidden_state: encoded.hidden, sentence_embedding: model.embed(encoded, inputs.attentionMask) };
   });
+}
+
+/** `pixel_values` [batch, channels, height, width], of the size that the configuration says → `logits`, or `last_hidden_state` without a head. */
+function imageGraph(model: ImageModel | ImageClassifier): Traced {
+  const { image_size: size, num_channels: channels } = model.config as unknown as PatchConfig;
+  const [height, width] = typeof size === "number" ? [size, size] : size;
+  return trace(
+    { pixel_values: { dtype: "float32", shape: [batch, channels, height, width] } },
+    ({ pixel_values }): Record<string, Tensor> =>
+      model instanceof ImageClassifier
+        ? { logits: model.forward(pixel_values) }
+        : { last_hidden_state: model.forward(pixel_values).hidden },
+  );
 }
 
 /** With the input `token_type_ids` where the model tells types apart. */

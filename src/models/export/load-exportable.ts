@@ -5,6 +5,7 @@ import { familyOf } from "../families.ts";
 import { namedLabels } from "../family-checkpoint.ts";
 import { loadCausalLM, loadSequenceClassifier } from "../load.ts";
 import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "../load-encoder.ts";
+import { loadImageClassifier, loadImageModel } from "../load-image.ts";
 import { loadSeq2SeqLM } from "../load-seq2seq.ts";
 import { loadSpeechSeq2Seq } from "../load-speech.ts";
 import { parseConfig } from "../read-config.ts";
@@ -34,10 +35,12 @@ export function loadExportable(directory: string): ExportableModel {
     if (family.causalLM) return loadCausalLM(directory);
     if (family.seq2seq) return loadSeq2SeqLM(directory);
     if (family.speechSeq2Seq) return loadSpeechSeq2Seq(directory);
+    if (architecture.endsWith("ForImageClassification")) return loadImageClassifier(directory);
+    if (family.imageModel) return loadImageModel(directory);
     if (family.sentenceEncoder) return loadSentenceEncoder(directory);
     throw new EspalierError(
       "unsupported-task",
-      `${configFile}: ${architecture || family.name} cannot be exported. Decoders and encoders of text with their classifiers, encoder–decoders and Whisper can.`,
+      `${configFile}: ${architecture || family.name} cannot be exported. Decoders and encoders of text with their classifiers, encoder–decoders, Whisper, and encoders and classifiers of images can.`,
     );
   };
   const model = load();
