@@ -1,12 +1,14 @@
 import { readFileSync } from "node:fs";
 import { EspalierError } from "../graph/errors.ts";
 import { parseJson } from "../graph/parse-json.ts";
+import { refuseIrregular } from "../runtime/regular-file.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
 
 /** Reads a JSON file. The byte-order mark that some editors write is accepted. */
 export function readJsonFile(file: string, prepared: (text: string) => string = (text) => text): unknown {
   let text: string;
   try {
+    refuseIrregular(file);
     text = readFileSync(file, "utf8").replace(/^\ufeff/, "");
   } catch (cause) {
     throw new EspalierError("checkpoint-missing", `${file}: cannot be read (${(cause as Error).message}). Check the path.`, { cause });

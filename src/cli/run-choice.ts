@@ -94,7 +94,7 @@ function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, h
   ][]) {
     if (sha256[name] === hashes[name]) continue;
     const describe = (of: Readonly<Record<string, unknown>>, hash: Fingerprints) =>
-      `${typeof of[name] === "string" ? of[name] : given(of[name])} (sha256 ${hash[name] ?? "none"})`;
+      `${of[name] === undefined ? "none" : typeof of[name] === "string" ? of[name] : show(of[name])} (sha256 ${hash[name] ?? "none"})`;
     throw new EspalierError(
       "resume-mismatch",
       `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, hashes)}. ${advice}`,

@@ -1,5 +1,5 @@
 /** Values that lie in files, read into memory. */
-import { closeSync, fstatSync, openSync, readSync, realpathSync } from "node:fs";
+import { closeSync, openSync, readSync, realpathSync } from "node:fs";
 import {
   allocate,
   type DType,
@@ -12,6 +12,7 @@ import {
   valuesOf,
 } from "../graph/index.ts";
 import { rawBytes } from "../onnx/index.ts";
+import { refuseIrregular } from "./regular-file.ts";
 
 /** The values of a storage in memory, as `dtype`; an array that is there already is returned as it is (not copied). */
 export const readStorage = (storage: Storage, dtype: DType = storage.dtype): TypedArray => valuesOf(storage, dtype, readFile);
@@ -61,14 +62,11 @@ export function withFile<T>(file: string, use: (descriptor: number, path: string
   let path: string;
   try {
     path = realpathSync(file);
+    refuseIrregular(path);
     descriptor = openSync(path, "r");
-    if (fstatSync(descriptor).isDirectory()) {
-      closeSync(descriptor);
-      throw Object.assign(new Error("it is a directory"), { code: "EISDIR" });
-    }
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
-    const what = code === "ENOENT" ? "there is no such file" : code === "EISDIR" ? "it is a directory" : message;
+    const what = code === "ENOENT" ? "there is no such file" : message;
     throw new EspalierError("checkpoint-missing", `${file}: cannot be read, ${what}. Check the path.`, { cause });
   }
   try {

@@ -5,6 +5,7 @@ import { z } from "zod";
 import { findGguf, GgufFile, ggufTokenizer } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/errors.ts";
 import { parseJson } from "../../graph/parse-json.ts";
+import { refuseIrregular } from "../../runtime/regular-file.ts";
 import { chatFormatNames } from "./chat-formats.ts";
 import { ChatTemplate } from "./chat-template.ts";
 
@@ -81,6 +82,7 @@ function readJson(file: string): Record<string, unknown> | undefined {
 
 function readText(file: string): string {
   try {
+    refuseIrregular(file);
     return readFileSync(file, "utf8").replace(/^\ufeff/, "");
   } catch (cause) {
     throw new EspalierError("chat-template-unreadable", `${file} cannot be read (${(cause as NodeJS.ErrnoException).code}).`, { cause });

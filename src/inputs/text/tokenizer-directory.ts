@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { findGguf, GgufFile, ggufTokenizer } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/errors.ts";
 import { parseJson } from "../../graph/parse-json.ts";
+import { refuseIrregular } from "../../runtime/regular-file.ts";
 import { Tokenizer } from "./tokenizer.ts";
 
 /**
@@ -34,6 +35,7 @@ function ggufFileTokenizer(file: string): Tokenizer {
 async function readJson(path: string): Promise<unknown> {
   let text: string;
   try {
+    refuseIrregular(path);
     text = await readFile(path, "utf8");
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
