@@ -143,14 +143,14 @@ describe("refuses", () => {
   });
 
   test("to save an extra file under a name that leaves the directory or is taken", () => {
-    for (const name of ["../x", "a/b", "config.json", "model.safetensors", ""]) {
+    for (const name of ["../x", "a/../../x", "config.json", "model.safetensors", ""]) {
       const { code, message } = refusal(
         () => saveCheckpoint(directory, { config: {}, tensors: {}, extraFiles: { [name]: "" } }),
         directory,
       );
       expect(code).toBe("checkpoint-file-name");
       expect(message).toBe(
-        `…: an extra file cannot be called ${JSON.stringify(name)}. Use a plain file name other than config.json and model.safetensors.`,
+        `…: an extra file cannot be called ${JSON.stringify(name)}. Use a path inside the directory, other than config.json and model.safetensors.`,
       );
     }
     expect(readdirSync(directory)).toEqual([]);

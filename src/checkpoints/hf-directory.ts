@@ -1,6 +1,6 @@
 /** A checkpoint directory in the Hugging Face layout: config.json beside model.safetensors, or beside shards and their index. */
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import type { FileStorage, LazyStorage } from "../graph/storage.ts";
 import { writeFileAtomically } from "./atomic-file.ts";
@@ -73,7 +73,7 @@ export function findGguf(path: string): string | undefined {
  * Saves a checkpoint directory (created when missing) that transformers loads: model.safetensors first and config.json last, each
  * file atomically, so a directory with a config has its weights.
  *
- * @param checkpoint.extraFiles more files by name, such as tokenizer.json
+ * @param checkpoint.extraFiles more files by their paths in the directory, such as tokenizer.json
  */
 export function saveCheckpoint(
   directory: string,
@@ -81,17 +81,19 @@ export function saveCheckpoint(
 ): void {
   const extra = Object.entries(checkpoint.extraFiles ?? {});
   for (const [name] of extra) {
-    if (name !== configName && name !== weightsName && isInnerPath(name) && !name.includes("/")) continue;
+    if (name !== configName && name !== weightsName && isInnerPath(name)) continue;
     throw new EspalierError(
       "checkpoint-file-name",
-      `${directory}: an extra file cannot be called ${quoteName(name)}. Use a plain file name other than ${configName} and ${weightsName}.`,
+      `${directory}: an extra file cannot be called ${quoteName(name)}. Use a path inside the directory, other than ${configName} and ${weightsName}.`,
     );
   }
   makeDirectory(directory);
   writeSafetensors(join(directory, weightsName), checkpoint.tensors, pytorchMetadata);
   for (const [name, content] of extra) {
     const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-    writeFileAtomically(join(directory, name), (append) => append(bytes));
+    const file = join(directory, name);
+    makeDirectory(dirname(file));
+    writeFileAtomically(file, (append) => append(bytes));
   }
   writeJson(join(directory, configName), checkpoint.config);
 }

@@ -5,10 +5,12 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { grad } from "../autodiff/index.ts";
 import { readStorage } from "../checkpoints/index.ts";
 import { trace } from "../graph/index.ts";
+import { lora, mergeAdapters } from "../methods/index.ts";
 import { Linear, type Module, QuantizedLinear } from "../nn/index.ts";
 import { mul, sum } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
+import { applyWeights } from "../train/method.ts";
 import type { CausalLM } from "./causal-lm.ts";
 import { loadCausalLM, loadSequenceClassifier, saveModel, setBaseDtype } from "./index.ts";
 
@@ -101,5 +103,19 @@ describe("base dtypes", () => {
     const weight = readStorage((loadCausalLM(directory).module(name) as Linear).weight.storage) as Float32Array;
     expect(weight).toEqual((model.module(name) as QuantizedLinear).denseWeight((v) => readStorage(v.storage)));
     expect(error(weight, readStorage(before.storage) as Float32Array)).toBeLessThan(0.01);
+  });
+
+  test("GPT-2's weights, which lie as [in, out], are saved as they lay, also where an adapter is merged into them", async () => {
+    const gpt2 = "tests/fixtures/decoder-gpt2";
+    const model = loadCausalLM(gpt2);
+    setBaseDtype(model, "int8");
+    const expected = await logits(model);
+    saveModel(directory, model, { source: gpt2 });
+    expect(error(await logits(loadCausalLM(directory)), expected)).toBeLessThan(0.02);
+    applyWeights(model, [lora({ rank: 2, targets: "all-linear", modulesToSave: [] })]);
+    mergeAdapters(model, device);
+    const merged = join(directory, "merged");
+    saveModel(merged, model, { source: gpt2 });
+    expect(error(await logits(loadCausalLM(merged)), expected)).toBeLessThan(0.02);
   });
 });

@@ -7,6 +7,8 @@ import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
 import { openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
 import { refusal } from "../checkpoints/refusal.ts";
 import { type Tensor, trace } from "../graph/index.ts";
+import { TokenEmbedding } from "../methods/adapters/token-embedding.ts";
+import { floats, type Parameter } from "../nn/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { maskedLanguageModel } from "../train/index.ts";
@@ -53,6 +55,21 @@ function difference(got: Float32Array, expected: Float32Array, mask?: number[][]
   const width = got.length / flat.length;
   return got.reduce((largest, v, i) => (flat[Math.floor(i / width)] === 1 ? Math.max(largest, Math.abs(v - expected[i]!)) : largest), 0);
 }
+
+test("a masked language model's head sees rows of the embedding that are trained in their place", async () => {
+  const expected = expectation("bert");
+  const model = loadMaskedLM(fixture("bert")).freeze();
+  const tokens = new TokenEmbedding(model.encoder.embedding, [7]);
+  const width = tokens.weight.shape[1]!;
+  tokens.token_adapter.trainable_tokens_delta.storage = floats([1, width], new Float32Array(width));
+  model.replace("bert.embeddings.word_embeddings", tokens);
+  model.assignNames();
+  const got = await run((inputs) => model.logits(model.forward(inputs).hidden), expected);
+  const { bias } = model.module("cls.predictions") as unknown as { bias: Parameter };
+  const biases = readStorage(bias.storage, "float32") as Float32Array;
+  expect(got[7]).toBeCloseTo(biases[7]!, 6);
+  expect(got[8]).not.toBeCloseTo(biases[8]!, 3);
+});
 
 const maskedLM = (directory: string) => {
   const model = loadMaskedLM(directory).freeze();
@@ -162,7 +179,27 @@ describe("sentence vectors", () => {
     expect(Math.hypot(...(await vectors(withPooling("max_tokens", true))).subarray(0, width))).toBeCloseTo(1, 5);
   });
 
-  test("another pooling is refused", () => {
+  test("another pooling is refused, and another module", () => {
     expect(refusal(() => loadSentenceEncoder(withPooling("weightedmean_tokens", false)), scratch).code).toBe("unsupported-pooling");
+    const directory = withPooling("cls_token", true);
+    writeFileSync(join(directory, "modules.json"), JSON.stringify([{ idx: 2, type: "sentence_transformers.models.Dense" }]));
+    expect(refusal(() => loadSentenceEncoder(directory), scratch)).toMatchObject({
+      code: "unsupported-pooling",
+      message: expect.stringContaining('modules.json: has the module "Dense"'),
+    });
+  });
+
+  test.each([
+    ["cls_token", false],
+    ["max_tokens", true],
+    ["mean_tokens", false],
+  ] as const)("is saved: %s, length 1: %s", async (mode, normalize) => {
+    const source = withPooling(mode, normalize);
+    const directory = join(scratch, `saved-${mode}`);
+    const model = loadSentenceEncoder(source);
+    saveModel(directory, model, { source });
+    const saved = loadSentenceEncoder(directory);
+    expect([saved.pooling, saved.normalize, saved.width]).toEqual([model.pooling, normalize, width]);
+    expect(difference(await vectors(directory), await vectors(source))).toBe(0);
   });
 });

@@ -5,7 +5,9 @@ import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonToCopy, read
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
+import { poolingFiles } from "./pooling.ts";
 import { Seq2SeqLM } from "./seq2seq.ts";
+import { SentenceEncoder } from "./text-encoder.ts";
 
 export interface SaveModelOptions {
   /** What the model was loaded from: its configuration is kept, unknown keys included; tokenizer (a GGUF file's too), processor and licence are copied. */
@@ -20,7 +22,7 @@ export interface SaveModelOptions {
 export type SaveableModel = Module & { readonly architecture: string; readonly config: Readonly<Record<string, unknown>> };
 
 const copied =
-  /^(tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json|(pre)?processor_config\.json|licen[cs]e.*)$/i;
+  /^(tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|normalizer\.json|(sentence_bert_config|config_sentence_transformers)\.json|chat_template\.(jinja|json)|generation_config\.json|(pre)?processor_config\.json|licen[cs]e.*)$/i;
 
 /**
  * Saves the values that the parameters hold (`parameter.storage`; what a device trained must be persisted first) as model.safetensors, with
@@ -39,9 +41,8 @@ export function saveModel(directory: string, model: SaveableModel, options: Save
   // A quantised weight is no parameter. It is saved as what it stands for, computed when it is written.
   for (const [path, layer] of model.namedModules()) {
     if (!(layer instanceof QuantizedLinear)) continue;
-    const shape = [layer.outFeatures, layer.inFeatures];
-    const load = () => layer.denseWeight((variable) => readStorage(variable.storage));
-    tensors.set(`${path}.weight`, stored({ kind: "lazy", dtype: "float32", shape, load }));
+    const load = () => layer.storedWeight(layer.denseWeight((variable) => readStorage(variable.storage)));
+    tensors.set(`${path}.weight`, stored({ kind: "lazy", dtype: "float32", shape: layer.storedShape, load }));
   }
   saveCheckpoint(directory, { config: configToSave(model, options, dtype), tensors, extraFiles: filesToCopy(options.source, model) });
 }
@@ -84,8 +85,12 @@ function sourceConfig(source: string): Record<string, unknown> {
   return openCheckpoint(source).config as Record<string, unknown>;
 }
 
-/** What is saved beside a model, by name. */
+/** What is saved beside a model, by path. */
 export function filesToCopy(source: string | undefined, model: SaveableModel): Record<string, string | Uint8Array> {
+  return { ...copiedFiles(source, model), ...(model instanceof SentenceEncoder && poolingFiles(model)) };
+}
+
+function copiedFiles(source: string | undefined, model: SaveableModel): Record<string, string | Uint8Array> {
   if (source === undefined) return {};
   const gguf = findGguf(source);
   if (gguf !== undefined) {

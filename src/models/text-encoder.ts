@@ -136,7 +136,7 @@ export class MaskedLM<C extends LanguageModelConfig = LanguageModelConfig> exten
   /** hidden [..., width] → [..., vocabulary]. */
   logits(hidden: Tensor): Tensor {
     const transformed = this.#head.forward(fieldsOf(this), hidden);
-    return add(linear(transformed, this.encoder.embedding.weight.value), this.#head.bias(fieldsOf(this)).value);
+    return add(linear(transformed, this.encoder.embedding.table), this.#head.bias(fieldsOf(this)).value);
   }
 }
 
@@ -209,9 +209,12 @@ export class SentenceEncoder<C extends LanguageModelConfig = LanguageModelConfig
   pooling: Pooling = "mean";
   /** Whether vectors are scaled to length 1. */
   normalize = true;
+  /** Elements of a vector. */
+  readonly width: number;
 
   constructor(options: EncoderFamilyOptions<C>, config: C, seed = 0) {
     super(options, config, "Model", normal(new Random(seed), options.deviation(config)), false);
+    this.width = options.width(config);
     this.assignNames();
   }
 

@@ -18,29 +18,46 @@ export abstract class LinearLayer extends Module {
   abstract readonly bias: Parameter | undefined;
   readonly inFeatures: number;
   readonly outFeatures: number;
+  /** How checkpoints of the model have the weight. */
+  readonly layout: LinearLayout;
 
-  constructor(inFeatures: number, outFeatures: number) {
+  constructor(inFeatures: number, outFeatures: number, layout: LinearLayout = "out-in") {
     super();
     this.inFeatures = inFeatures;
     this.outFeatures = outFeatures;
+    this.layout = layout;
   }
 
   abstract override forward(x: Tensor): Tensor;
 
   /** The weight as float32 values [out, in], row-major; `values` gives those of a variable. */
   abstract denseWeight(values: (variable: Variable) => TypedArray): Float32Array;
+
+  /** The shape of the weight in checkpoints. */
+  get storedShape(): [number, number] {
+    return this.layout === "out-in" ? [this.outFeatures, this.inFeatures] : [this.inFeatures, this.outFeatures];
+  }
+
+  /** A weight [out, in] as checkpoints have it. */
+  storedWeight(weight: Float32Array): Float32Array {
+    return this.layout === "out-in" ? weight : transposed(weight, this.inFeatures);
+  }
+}
+
+/** [rows, columns] → [columns, rows], row-major. */
+function transposed(values: Float32Array, columns: number): Float32Array {
+  const rows = values.length / columns;
+  return Float32Array.from(values, (_, i) => values[(i % rows) * columns + Math.floor(i / rows)]!);
 }
 
 /** The usual {@link LinearLayer}. `weight` [out, in], or [in, out] where the layout says so. */
 export class Linear extends LinearLayer {
   readonly weight: Parameter;
   readonly bias: Parameter | undefined;
-  readonly layout: LinearLayout;
 
   constructor(inFeatures: number, outFeatures: number, options: LinearOptions) {
-    super(inFeatures, outFeatures);
-    this.layout = options.layout ?? "out-in";
-    const shape = this.layout === "out-in" ? [outFeatures, inFeatures] : [inFeatures, outFeatures];
+    super(inFeatures, outFeatures, options.layout);
+    const shape = this.storedShape;
     this.weight = new Parameter(shape, () => options.init(shape));
     this.bias = options.bias ? new Parameter([outFeatures], () => zeros([outFeatures])) : undefined;
   }
@@ -52,9 +69,7 @@ export class Linear extends LinearLayer {
 
   denseWeight(values: (variable: Variable) => TypedArray): Float32Array {
     const weight = values(this.weight) as Float32Array;
-    if (this.layout === "out-in") return weight;
-    const { inFeatures, outFeatures } = this;
-    return Float32Array.from(weight, (_, i) => weight[(i % inFeatures) * outFeatures + Math.floor(i / inFeatures)]!);
+    return this.layout === "out-in" ? weight : transposed(weight, this.outFeatures);
   }
 }
 

@@ -19,7 +19,7 @@ export class QuantizedLinear extends LinearLayer {
 
   /** Values in memory are quantised now, so that the floats can go; those of a file whenever they are asked for. */
   constructor(linear: Linear, dtype: QuantizedDType, stream: FloatStream) {
-    super(linear.inFeatures, linear.outFeatures);
+    super(linear.inFeatures, linear.outFeatures, linear.layout);
     const { inFeatures, outFeatures } = this;
     this.dtype = dtype;
     this.bias = linear.bias;

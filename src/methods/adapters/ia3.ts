@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { type PeftConfig, type PeftConfigInput, parsePeftConfig, writePeftAdapter } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
-import { Linear, LinearLayer } from "../../nn/index.ts";
+import { LinearLayer } from "../../nn/index.ts";
 import type { Method } from "../../train/method.ts";
 import { defineMethod } from "../define.ts";
 import { classifierHeads, takeOwn, trainInFull, untieFor } from "./full-training.ts";
@@ -70,7 +70,7 @@ export const ia3 = defineMethod(
           ...parts.config,
           base_model_name_or_path: base ?? null,
           task_type: taskType(model),
-          fan_in_fan_out: adapted.some((layer) => layer instanceof Linear && layer.layout === "in-out"),
+          fan_in_fan_out: adapted.some((layer) => layer instanceof LinearLayer && layer.layout === "in-out"),
         };
         writePeftAdapter(directory, { config: complete, tensors: parts.tensors });
       },

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { type PeftConfig, type PeftConfigInput, parsePeftConfig, writePeftAdapter } from "../../checkpoints/index.ts";
 import type { Module } from "../../nn/index.ts";
-import { Linear } from "../../nn/index.ts";
+import { LinearLayer } from "../../nn/index.ts";
 import type { Method } from "../../train/method.ts";
 import { defineMethod } from "../define.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
@@ -123,4 +123,6 @@ function configOf(options: z.output<typeof schema>): PeftConfig<"LORA"> {
 
 /** Whether adapted weights lie as [in, out], which PEFT must be told. */
 const isInOut = (model: Module): boolean =>
-  [...model.namedModules()].some(([, m]) => m instanceof AdapterLayer && m.standsOn instanceof Linear && m.standsOn.layout === "in-out");
+  [...model.namedModules()].some(
+    ([, m]) => m instanceof AdapterLayer && m.standsOn instanceof LinearLayer && m.standsOn.layout === "in-out",
+  );
