@@ -247,8 +247,8 @@ export const bart: Family<BartConfig> = {
   models: "BART",
   modelTypes: ["bart"],
   prefix: "model",
-  // Copies of the shared embedding.
-  derived: /^(model\.(en|de)coder\.embed_tokens|lm_head)\.weight$/,
+  // Copies of the shared embedding, and what the first conversions carried along.
+  derived: /^(model\.(en|de)coder\.embed_tokens|lm_head)\.weight$|^model\.(en|de)coder\.version$/,
   optional: /^final_logits_bias$/,
   readConfig,
   seq2seq: (config, options) => new BartForConditionalGeneration(config, options),

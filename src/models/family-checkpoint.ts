@@ -1,6 +1,6 @@
 /** A Hugging Face directory, opened as what its family makes of it: what loading is for every task. */
-import { type Checkpoint, matchTensors, openCheckpoint } from "../checkpoints/index.ts";
-import { blaming, EspalierError, isFloat, type Storage, show } from "../graph/index.ts";
+import { type Checkpoint, matchTensors, openCheckpoint, readStorage } from "../checkpoints/index.ts";
+import { blaming, EspalierError, type FileStorage, isFloat, type Storage, show } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
 import { builderOf, familyOf } from "./families.ts";
 import type { Family, Task } from "./family.ts";
@@ -64,6 +64,19 @@ export function fill(
     }),
   );
   for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!, directory);
+}
+
+/**
+ * Whether two tensors begin with the same bytes, which tells a copy from what was trained apart at the cost of one page; undefined where that cannot
+ * be told.
+ */
+export function startAlike(a: Storage | undefined, b: Storage | undefined): boolean | undefined {
+  if (a?.kind !== "file" || b?.kind !== "file" || a.dtype !== b.dtype) return undefined;
+  const start = (storage: FileStorage) => {
+    const length = Math.min(storage.byteLength, 4096);
+    return Buffer.from(readStorage({ ...storage, dtype: "uint8", shape: [length], byteLength: length }) as Uint8Array);
+  };
+  return start(a).equals(start(b));
 }
 
 function checkedFloat<S extends Storage>(name: string, storage: S, directory: string): S {

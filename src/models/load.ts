@@ -1,8 +1,8 @@
 /** A Hugging Face directory → a model with its weights. They stay in their files: a device maps frozen float32 ones from there and widens the others when it needs them. */
-import { type Checkpoint, readStorage } from "../checkpoints/index.ts";
-import { EspalierError, type FileStorage } from "../graph/index.ts";
+import type { Checkpoint } from "../checkpoints/index.ts";
+import { EspalierError } from "../graph/index.ts";
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
-import { checkLabels, fill, openFamily } from "./family-checkpoint.ts";
+import { checkLabels, fill, openFamily, startAlike } from "./family-checkpoint.ts";
 
 /**
  * Loads a language model. Nothing is frozen: freeze what is not to be trained, and it becomes a constant that all sessions share.
@@ -12,8 +12,9 @@ import { checkLabels, fill, openFamily } from "./family-checkpoint.ts";
 export function loadCausalLM(directory: string): CausalLM {
   const opened = openFamily(directory, "causalLM");
   const model: CausalLM = opened.build(opened.config);
-  if (!model.head) checkTiedHead(opened.checkpoint, model.decoder.embedding.weight.name);
-  fill(model, opened, model.head ? {} : { unused: "lm_head.weight" });
+  const head = `${model.headPath}.weight`;
+  if (!model.head) checkTiedHead(opened.checkpoint, head, model.decoder.embedding.weight.name);
+  fill(model, opened, model.head ? {} : { unused: head });
   return model;
 }
 
@@ -32,18 +33,11 @@ export function loadSequenceClassifier(directory: string, labels: readonly strin
   return model;
 }
 
-/** Some tools write a tied head out as well. The start of the two tells a copy from a head that was trained apart, at the cost of one page. */
-function checkTiedHead({ directory, tensors }: Checkpoint, embeddingName: string): void {
-  const head = tensors.get("lm_head.weight");
-  const embedding = tensors.get(embeddingName);
-  if (head?.kind !== "file" || embedding?.kind !== "file" || head.dtype !== embedding.dtype) return;
-  const start = (storage: FileStorage) => {
-    const length = Math.min(storage.byteLength, 4096);
-    return Buffer.from(readStorage({ ...storage, dtype: "uint8", shape: [length], byteLength: length }) as Uint8Array);
-  };
-  if (start(head).equals(start(embedding))) return;
+/** Some tools write a tied head out as well. */
+function checkTiedHead({ directory, tensors }: Checkpoint, head: string, embedding: string): void {
+  if (startAlike(tensors.get(head), tensors.get(embedding)) ?? true) return;
   throw new EspalierError(
     "checkpoint-mismatch",
-    `${directory}: config.json ties the head to the embedding ("tie_word_embeddings"), but lm_head.weight holds other values than ${embeddingName}. Set "tie_word_embeddings": false if the head was trained apart, or remove lm_head.weight.`,
+    `${directory}: config.json ties the head to the embedding ("tie_word_embeddings"), but ${head} holds other values than ${embedding}. Set "tie_word_embeddings": false if the head was trained apart, or remove ${head}.`,
   );
 }

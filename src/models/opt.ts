@@ -168,6 +168,8 @@ export const opt = decoderFamily<OptConfig>({
   models: "OPT",
   modelTypes: ["opt"],
   prefix: "model",
+  // What the first conversions carried along.
+  derived: /^model\.decoder\.version$/,
   readConfig,
   decoder: (config, init) => new OptModel(config, init),
   deviation: (config) => config.init_std,

@@ -1,10 +1,13 @@
 /** Encoder–decoders compute and generate what transformers does, on tiny random checkpoints that it wrote. */
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
-import { openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
+import { openSafetensors, readJsonObject, readStorage, writeSafetensors } from "../checkpoints/index.ts";
 import { type BeamResult, beamSearch, type Continuation, Decoder, Seq2SeqDecoder } from "../generate/index.ts";
-import { trace } from "../graph/index.ts";
+import { type Storage, trace } from "../graph/index.ts";
+import { floats, Linear } from "../nn/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { sequenceToSequence } from "../train/index.ts";
@@ -115,6 +118,23 @@ describe.each(["t5", "flan-t5", "bart"])("%s", (name) => {
     await expectSearches(expected.beams, () => decoder.start(prompts), end);
     await decoder.dispose();
   });
+});
+
+describe("a tied head that the file holds a second time", () => {
+  const withHead = (head: (shared: Float32Array) => Float32Array) => {
+    const directory = mkdtempSync(join(tmpdir(), "espalier-seq2seq-"));
+    cpSync(join(fixtures, "seq2seq-t5"), directory, { recursive: true });
+    const tensors = new Map<string, Storage>(openSafetensors(join(fixtures, "seq2seq-t5", "model.safetensors")).tensors);
+    const shared = tensors.get("shared.weight")!;
+    tensors.set("lm_head.weight", floats(shared.shape, head(readStorage(shared, "float32") as Float32Array)));
+    writeSafetensors(join(directory, "model.safetensors"), tensors);
+    const loaded = loadSeq2SeqLM(directory).head;
+    rmSync(directory, { recursive: true });
+    return loaded;
+  };
+
+  test("stays tied", () => expect(withHead((shared) => shared)).toBeUndefined());
+  test("and of other values is one of its own", () => expect(withHead((shared) => shared.map((v) => 2 * v))).toBeInstanceOf(Linear));
 });
 
 test("beam search with a decoder alone", async () => {

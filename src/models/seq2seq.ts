@@ -55,7 +55,7 @@ export abstract class Seq2SeqLM<
 
   /** hidden [..., width] → [..., vocabulary]. */
   logits(hidden: Tensor): Tensor {
-    return this.head ? this.head.forward(hidden) : atPath("lm_head", () => linear(hidden, this.embedding.weight.value));
+    return this.head ? this.head.forward(hidden) : atPath("lm_head", () => linear(hidden, this.embedding.table));
   }
 }
 

@@ -7,7 +7,7 @@
  * - ReLU feed-forward in T5, gated GELU in T5 1.1 and FLAN-T5, which have a head of their own; T5 scales the states before its tied head
  */
 import { z } from "zod";
-import { type Dim, Random, type Tensor } from "../graph/index.ts";
+import { currentGraph, type Dim, Random, type Tensor } from "../graph/index.ts";
 import {
   type ActivationName,
   activationNames,
@@ -32,10 +32,8 @@ import {
   add,
   attentionOver,
   cast,
-  div,
+  gather,
   greater,
-  less,
-  log,
   maximum,
   minimum,
   mul,
@@ -44,7 +42,6 @@ import {
   sub,
   transpose,
   unsqueeze,
-  where,
 } from "../ops/index.ts";
 import type { Family } from "./family.ts";
 import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
@@ -60,8 +57,8 @@ const schema = z.looseObject({
   num_layers: layerCount,
   num_decoder_layers: layerCount.nullish(),
   num_heads: size,
-  relative_attention_num_buckets: size.default(32),
-  relative_attention_max_distance: size.default(128),
+  relative_attention_num_buckets: size.min(4).default(32),
+  relative_attention_max_distance: size.max(2 ** 16).default(128),
   layer_norm_epsilon: z.number().positive().default(1e-6),
   initializer_factor: z.number().positive().default(1),
   feed_forward_proj: z.string().optional(),
@@ -75,6 +72,11 @@ type T5Config = z.output<typeof schema> & { feed_forward_proj: string; activatio
 function readConfig(json: unknown, file: string): T5Config {
   const parsed = parseConfig(schema, json, file);
   const config = { ...parsed, feed_forward_proj: parsed.feed_forward_proj ?? (parsed.model_type === "mt5" ? "gated-gelu" : "relu") };
+  const { relative_attention_num_buckets: count, relative_attention_max_distance: furthest } = parsed;
+  if (furthest <= count / 2)
+    throw badConfig(file, [
+      `"relative_attention_max_distance" (${furthest}) must be more than half of "relative_attention_num_buckets" (${count})`,
+    ]);
   const [first = "", second, ...more] = config.feed_forward_proj.split("-");
   const gated = second !== undefined;
   // What the name says is not what T5 1.1 was trained with.
@@ -88,14 +90,23 @@ function readConfig(json: unknown, file: string): T5Config {
 
 /** Distances (key − query), int64 [..., queries, keys] → buckets of the same shape: small distances have their own, large ones share by their logarithm. */
 function buckets(distance: Tensor, config: T5Config, bidirectional: boolean): Tensor {
-  const count = bidirectional ? config.relative_attention_num_buckets / 2 : config.relative_attention_num_buckets;
+  const { relative_attention_num_buckets: all, relative_attention_max_distance: furthest } = config;
+  const count = bidirectional ? Math.floor(all / 2) : all;
   const size = bidirectional ? abs(distance) : maximum(neg(distance), 0);
-  const exact = Math.floor(count / 2);
-  const slope = (count - exact) / Math.log(config.relative_attention_max_distance / exact);
-  // The logarithm of what is below `exact` is never used; it must only exist.
-  const far = cast(mul(log(div(cast(maximum(size, exact), "float32"), exact)), slope), "int64");
-  const bucket = where(less(size, exact), size, minimum(add(far, exact), count - 1));
+  const table = BigInt64Array.from(bucketsOf(count, furthest), BigInt);
+  const bucket = gather(currentGraph().constant("int64", [table.length], table), minimum(size, furthest));
   return bidirectional ? add(bucket, mul(cast(greater(distance, 0), "int64"), count)) : bucket;
+}
+
+/** The buckets of the distances 0 … `furthest`, which those beyond share. */
+function bucketsOf(count: number, furthest: number): number[] {
+  const exact = Math.floor(count / 2);
+  const { fround } = Math;
+  // In float32, as where the biases were learned: it decides on which side of a boundary a distance falls.
+  const slope = (size: number) => fround(fround(Math.log(size / exact)) / fround(Math.log(furthest / exact)));
+  return Array.from({ length: furthest + 1 }, (_, size) =>
+    size < exact ? size : Math.min(count - 1, exact + Math.trunc(fround(slope(size) * (count - exact)))),
+  );
 }
 
 class T5Attention extends Module {
