@@ -186,6 +186,8 @@ test.each([
   [{ topK: 0 }, "topK: Too small"],
   [{ topP: 1.5 }, "topP: Too big"],
   [{ stop: [""] }, "stop.0: Too small"],
+  [{ beams: 2, temperature: 1 }, "beam search draws nothing"],
+  [{ beams: 2, repetitionPenalty: 1.2 }, "beam search has no repetition penalty"],
   [{ maxTokens: 3 }, 'options: Unrecognized key: "maxTokens"'],
 ])("a wrong option is named: %o", (options, message) => {
   const error = (() => {

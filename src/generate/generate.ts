@@ -169,6 +169,8 @@ function checkOptions(options: GenerateOptions): void {
   const parsed = optionsSchema.safeParse(options);
   if (parsed.success && (options.beams ?? 1) > 1 && (options.temperature ?? 0) > 0)
     throw new EspalierError("bad-option", "generate: beam search draws nothing; leave temperature out, or give it as 0.");
+  if (parsed.success && (options.beams ?? 1) > 1 && (options.repetitionPenalty ?? 1) !== 1)
+    throw new EspalierError("bad-option", "generate: beam search has no repetition penalty; leave repetitionPenalty out.");
   if (parsed.success) return;
   const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "options"}: ${issue.message}`);
   throw new EspalierError("bad-option", `generate: wrong options:\n${problems.join("\n")}`);
