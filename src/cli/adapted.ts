@@ -41,6 +41,7 @@ export async function openAdapted(
   const record = readTaskRecord(directory);
   const opened = await open(model === undefined ? await baseOf(directory) : await modelDirectory(model), record, baseDtype);
   for (const note of loadAdapter(opened.model, directory, options).notes) say(note);
+  opened.model.freeze();
   return opened;
 }
 

@@ -74,7 +74,7 @@ export class LoraEmbedding extends AdapterLayer implements Pick<EmbeddingLayer, 
     const values = (parameter: Parameter) => device.read(parameter).data as Float32Array;
     const columns = transposed(values(base.weight), vocabulary, width);
     const magnitude = lora_magnitude_vector && values(lora_magnitude_vector);
-    addUpdate(columns, { a: values(this.lora_embedding_A), b: values(this.lora_embedding_B), rank, scaling, magnitude });
+    addUpdate(columns, { a: values(this.lora_embedding_A), b: values(this.lora_embedding_B), rank, scaling }, magnitude);
     return plainEmbedding(base, transposed(columns, width, vocabulary));
   }
 }

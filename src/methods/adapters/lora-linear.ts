@@ -5,7 +5,7 @@ import type { Device } from "../../runtime/index.ts";
 import { readStorage } from "../../runtime/stored-values.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
 import { plainLinear } from "./plain-linear.ts";
-import { adaptedNorm, addUpdate, rowNorms, squaredNorms } from "./weight-norm.ts";
+import { adaptedNorm, addUpdate, computedConstant, rowNorms, squaredNorms, stretches, type Update } from "./weight-norm.ts";
 
 export interface LoraLinearOptions {
   rank: number;
@@ -32,6 +32,7 @@ export class LoraLinear extends AdapterLayer {
   readonly scaling: number;
   readonly dropout: number;
   readonly #squares: Variable;
+  readonly #stretches: Variable;
 
   constructor(base: LinearLayer, options: LoraLinearOptions) {
     super();
@@ -45,6 +46,10 @@ export class LoraLinear extends AdapterLayer {
     this.lora_B = new Linear(options.rank, outFeatures, { init: zeros, bias: options.bias ?? false });
     const weight = () => base.denseWeight((variable) => readStorage(variable.storage, variable.dtype));
     this.#squares = squaredNorms(`${base.path}.squares`, outFeatures, weight);
+    const values = ({ storage }: Parameter) => readStorage(storage, "float32") as Float32Array;
+    this.#stretches = computedConstant(`${base.path}.stretches`, outFeatures, () =>
+      stretches(weight(), this.#update(values), values(this.lora_magnitude_vector!)),
+    );
     if (options.decomposed)
       this.lora_magnitude_vector = new Parameter([outFeatures], () => floats([outFeatures], rowNorms(weight(), outFeatures)));
   }
@@ -56,18 +61,24 @@ export class LoraLinear extends AdapterLayer {
   forward(x: Tensor): Tensor {
     const dropped = dropout(x, this.dropout);
     const update = matmul(this.lora_A.forward(dropped), this.lora_B.weight.value, { transposeB: true, alpha: this.scaling });
-    if (this.lora_magnitude_vector) return this.#decomposed(x, dropped, update, this.lora_magnitude_vector.value);
+    if (this.lora_magnitude_vector) return this.#decomposed(x, dropped, update, this.#stretch(this.lora_magnitude_vector));
     const y = add(this.base.forward(x), update);
     return this.lora_B.bias ? add(y, mul(this.lora_B.bias.value, this.scaling)) : y;
   }
 
   /** m·(W + s·B·A)·x/‖W + s·B·A‖ + bias. What is dropped is dropped from the change only, as in PEFT. */
-  #decomposed(x: Tensor, dropped: Tensor, update: Tensor, magnitude: Tensor): Tensor {
-    const factor = div(magnitude, this.#norm());
+  #decomposed(x: Tensor, dropped: Tensor, update: Tensor, factor: Tensor): Tensor {
     const product = this.#product(dropped);
     if (dropped !== x) return add(this.base.forward(x), add(mul(sub(factor, 1), product), mul(factor, update)));
     const y = mul(factor, add(product, update));
     return this.base.bias ? add(y, this.base.bias.value) : y;
+  }
+
+  /** m/‖W + s·B·A‖: a constant where nothing of it is trained, so that decoding does not pay for it in every step. */
+  #stretch(magnitude: Parameter): Tensor {
+    const { base, lora_A, lora_B } = this;
+    const frozen = [...base.parameters(), lora_A.weight, lora_B.weight, magnitude].every((parameter) => parameter.frozen);
+    return frozen ? read(this.#stretches) : div(magnitude.value, this.#norm());
   }
 
   #norm(): Tensor {
@@ -85,12 +96,17 @@ export class LoraLinear extends AdapterLayer {
     return base.bias ? sub(base.forward(x), base.bias.value) : base.forward(x);
   }
 
+  #update(values: (parameter: Parameter) => Float32Array): Update {
+    const { lora_A, lora_B, rank, scaling } = this;
+    return { a: values(lora_A.weight), b: values(lora_B.weight), rank, scaling };
+  }
+
   merged(device: Device): Linear {
-    const { base, rank, scaling, lora_A, lora_B, lora_magnitude_vector } = this;
+    const { base, scaling, lora_B, lora_magnitude_vector } = this;
     const values = (parameter: Parameter) => device.read(parameter).data as Float32Array;
     const weight = base.denseWeight((variable) => device.read(variable).data);
     const magnitude = lora_magnitude_vector && values(lora_magnitude_vector);
-    addUpdate(weight, { a: values(lora_A.weight), b: values(lora_B.weight), rank, scaling, magnitude });
+    addUpdate(weight, this.#update(values), magnitude);
     const bias = base.bias && values(base.bias);
     const added = lora_B.bias && values(lora_B.bias);
     if (added && !bias)

@@ -104,6 +104,8 @@ describe.each(names)("%s", (name) => {
     graft.redo();
     expect(Array.from(model.namedParameters(), ([path]) => path)).toEqual(paths);
     expect(await logits(model, input_ids)).toEqual(adapted);
+    model.freeze();
+    expect(distance(await logits(model, input_ids), expectedLogits(name))).toBeLessThan(1e-4);
   });
 
   if (greedy)

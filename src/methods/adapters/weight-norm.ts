@@ -2,12 +2,15 @@
 import { type Storage, type Tensor, Variable } from "../../graph/index.ts";
 import { add, matmul, maximum, mul, sqrt, stopGradient, sum, transpose } from "../../ops/index.ts";
 
-/** ‖wₒ‖² of every output o of a frozen weight, [out], as a constant: computed from `weight()` [out, in] whenever a program is compiled. */
-export function squaredNorms(name: string, outFeatures: number, weight: () => Float32Array): Variable {
-  const load = () => rowNorms(weight(), outFeatures).map((norm) => norm * norm);
-  const type = { dtype: "float32", shape: [outFeatures] } as const;
+/** One number of every output, [outputs], as a constant that is computed whenever a program is compiled. */
+export function computedConstant(name: string, outputs: number, load: () => Float32Array): Variable {
+  const type = { dtype: "float32", shape: [outputs] } as const;
   return new Variable(name, type, { kind: "lazy", ...type, load } satisfies Storage, { frozen: true });
 }
+
+/** ‖wₒ‖² of every output o of a frozen weight. `weight()` [out, in]. */
+export const squaredNorms = (name: string, outputs: number, weight: () => Float32Array): Variable =>
+  computedConstant(name, outputs, () => rowNorms(weight(), outputs).map((norm) => norm * norm));
 
 /** ‖wₒ‖ of every row of a weight [rows, …]. */
 export function rowNorms(weight: Float32Array, rows: number): Float32Array {
@@ -30,12 +33,35 @@ export function adaptedNorm(parts: { squares: Tensor; product: Tensor; a: Tensor
   return stopGradient(sqrt(maximum(add(squares, add(mul(cross, 2 * scaling), mul(own, scaling ** 2))), 0)));
 }
 
-/** W ← m·(W + s·B·A)/‖W + s·B·A‖, or W + s·B·A without a magnitude: in float64, rounded once. W [out, in], A [rank, in], B [out, rank], m [out]. */
-export function addUpdate(
-  weight: Float32Array,
-  update: { a: Float32Array; b: Float32Array; rank: number; scaling: number; magnitude?: Float32Array | undefined },
-): void {
-  const { a, b, rank, scaling, magnitude } = update;
+/** A low-rank update: s·B·A with A [rank, in] and B [out, rank]. */
+export interface Update {
+  a: Float32Array;
+  b: Float32Array;
+  rank: number;
+  scaling: number;
+}
+
+/** W ← W + s·B·A, or with a magnitude m [out] W ← m·(W + s·B·A)/‖W + s·B·A‖: in float64, rounded once. W [out, in]. */
+export function addUpdate(weight: Float32Array, update: Update, magnitude?: Float32Array): void {
+  eachUpdatedRow(weight, update, (row, o) => {
+    const stretch = magnitude ? magnitude[o]! / norm(row) : 1;
+    for (let i = 0; i < row.length; i++) weight[o * row.length + i] = stretch * row[i]!;
+  });
+}
+
+/** m/‖W + s·B·A‖ of every output, [out]. */
+export function stretches(weight: Float32Array, update: Update, magnitude: Float32Array): Float32Array {
+  const result = new Float32Array(magnitude.length);
+  eachUpdatedRow(weight, update, (row, o) => {
+    result[o] = magnitude[o]! / norm(row);
+  });
+  return result;
+}
+
+const norm = (row: Float64Array): number => Math.sqrt(row.reduce((total, value) => total + value * value, 0));
+
+/** The rows of W + s·B·A. A row counts until the next one. */
+function eachUpdatedRow(weight: Float32Array, { a, b, rank, scaling }: Update, take: (row: Float64Array, o: number) => void): void {
   const inputs = a.length / rank;
   const row = new Float64Array(inputs);
   for (let o = 0; o < b.length / rank; o++) {
@@ -44,7 +70,6 @@ export function addUpdate(
       const factor = scaling * b[o * rank + r]!;
       for (let i = 0; i < inputs; i++) row[i]! += factor * a[r * inputs + i]!;
     }
-    const stretch = magnitude ? magnitude[o]! / Math.sqrt(row.reduce((total, value) => total + value * value, 0)) : 1;
-    for (let i = 0; i < inputs; i++) weight[o * inputs + i] = stretch * row[i]!;
+    take(row, o);
   }
 }
