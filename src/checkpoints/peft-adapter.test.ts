@@ -95,7 +95,7 @@ describe("the configuration", () => {
     expect(loraScaling(patterned, "model.layers.1.self_attn.v_proj")).toEqual({ rank: 9, alpha: 3, scale: 1 });
     expect(loraScaling(patterned, "other_v_proj").rank).toBe(4);
     expect(refusal(() => loraScaling(config({ rank_pattern: { "(": 1 } }), "q")).message).toBe(
-      'rank_pattern: "(" is not a regular expression. Correct it in adapter_config.json.',
+      'adapter_config.json: rank_pattern: "(" is not a regular expression. Correct it.',
     );
   });
 
