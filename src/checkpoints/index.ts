@@ -16,7 +16,7 @@ export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";
 export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
 export { type DownloadOptions, type DownloadProgress, downloadModel } from "./hub/download-model.ts";
 export { type HubId, parseHubId } from "./hub/hub-id.ts";
-export { readJsonFile, readJsonObject, readJsonToCopy, writeJson } from "./json-file.ts";
+export { jsonFloat, readJsonFile, readJsonObject, readJsonToCopy, writeJson } from "./json-file.ts";
 export { matchTensors } from "./match-tensors.ts";
 export { type OpenOnnx, openOnnx } from "./onnx-file.ts";
 export { type PeftAdapter, readPeftAdapter, writePeftAdapter } from "./peft-adapter.ts";

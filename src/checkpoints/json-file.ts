@@ -47,6 +47,9 @@ export function readJsonToCopy(file: string): Record<string, unknown> {
   );
 }
 
+/** A number that {@link writeJson} writes with a point: 1 as 1.0. */
+export const jsonFloat = (value: number): number | string => (Number.isInteger(value) ? `${mark}${value.toFixed(1)}` : value);
+
 const marked = new RegExp(`"${JSON.stringify(mark).slice(1, -1).replace("\\", "\\\\")}(-?\\d[\\d.eE+-]*)"`, "g");
 
 /** Two spaces and a newline at the end, as the Hugging Face libraries write theirs, so that diffs between the two stay small. */

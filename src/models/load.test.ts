@@ -254,6 +254,14 @@ describe("saving", () => {
     expect(values(loadLlama(directory).model.norm.weight.storage)).toEqual(values(own.model.norm.weight.storage));
   });
 
+  test("without a source keeps floats floats, which transformers asks of some fields", () => {
+    const directory = join(scratch, "floats");
+    saveModel(directory, new LlamaForCausalLM({ ...model.config, initializer_range: 1, rope_theta: 10000 }));
+    const text = readFileSync(join(directory, "config.json"), "utf8");
+    expect(text).toContain('"initializer_range": 1.0,');
+    expect(text).toContain('"rope_theta": 10000,');
+  });
+
   test("over the file that the weights are mapped from is refused", () => {
     expect(refusal(() => saveModel(source, model, { source }), source)).toEqual({
       code: "save-onto-source",

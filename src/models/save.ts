@@ -1,7 +1,16 @@
 /** A model → a Hugging Face directory that transformers loads. */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { findGguf, GgufFile, ggufTokenizer, openCheckpoint, readJsonToCopy, readStorage, saveCheckpoint } from "../checkpoints/index.ts";
+import {
+  findGguf,
+  GgufFile,
+  ggufTokenizer,
+  jsonFloat,
+  openCheckpoint,
+  readJsonToCopy,
+  readStorage,
+  saveCheckpoint,
+} from "../checkpoints/index.ts";
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
@@ -65,7 +74,7 @@ function refuseOwnSource(storage: Storage, directory: string): void {
 
 /** The configuration that is saved with a model. */
 export function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions, dtype: "f32" | "bf16"): Record<string, unknown> {
-  const kept: Record<string, unknown> = source === undefined ? { ...model.config } : sourceConfig(source);
+  const kept: Record<string, unknown> = source === undefined ? ownConfig(model) : sourceConfig(source);
   kept.architectures = [model.architecture];
   // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
   kept["dtype" in kept ? "dtype" : "torch_dtype"] = dtype === "bf16" ? "bfloat16" : "float32";
@@ -79,6 +88,19 @@ export function configToSave(model: SaveableModel, { source, labels }: SaveModel
   }
   return kept;
 }
+
+/** Numbers that transformers 5 takes as floats only. */
+const floatFields: ReadonlySet<string> = new Set([
+  ...["attn_logit_softcapping", "final_logit_softcapping", "contrastive_logits_temperature", "diversity_loss_weight", "layerscale_value"],
+  ...["decoder_layerdrop", "encoder_layerdrop", "init_std", "initializer_factor", "initializer_range"],
+  ...["layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps"],
+]);
+
+/** What the model knows of its configuration, as its file is to say it. */
+const ownConfig = ({ config }: SaveableModel): Record<string, unknown> =>
+  JSON.parse(
+    JSON.stringify(config, (key, value) => (typeof value === "number" && floatFields.has(key) ? jsonFloat(value) : value)),
+  ) as Record<string, unknown>;
 
 function sourceConfig(source: string): Record<string, unknown> {
   if (findGguf(source) === undefined) return readJsonToCopy(join(source, "config.json"));
