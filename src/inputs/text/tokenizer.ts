@@ -8,6 +8,7 @@ import { EspalierError } from "../../graph/errors.ts";
 import { TimeLimitError, withinTime } from "../../graph/time-limit.ts";
 import { addedTokenPattern, RenamedTokens, splitAtTokens, type TextRange } from "./added-tokens.ts";
 import { fromByteLevel, toByteLevel } from "./byte-level.ts";
+import { type PiecePattern, piecePattern } from "./piece-pattern.ts";
 import { TextStream } from "./text-stream.ts";
 import {
   checkTokenizerJson,
@@ -16,7 +17,7 @@ import {
   type TokenizerConfig,
   type TokenizerFile,
 } from "./tokenizer-file.ts";
-import { createLibraryTokenizer, type LibraryTokenizer, splitPattern } from "./tokenizers-js.ts";
+import { createLibraryTokenizer, type LibraryTokenizer } from "./tokenizers-js.ts";
 
 export interface EncodeOptions {
   /** Adds what the post-processor defines, such as a start token. Default `true`, as in transformers. */
@@ -51,7 +52,7 @@ export class Tokenizer {
   readonly #tokenOfId: readonly (string | undefined)[];
   readonly #added: ReadonlyMap<string, number>;
   readonly #special: ReadonlySet<number>;
-  readonly #pieces: RegExp | undefined;
+  readonly #pieces: PiecePattern | undefined;
   readonly #addedPattern: RegExp | undefined;
   readonly #renamed: RenamedTokens;
   readonly #byteLevel: boolean;
@@ -104,6 +105,7 @@ export class Tokenizer {
 
   /** @returns plain ids; wrap them in the integer type that the consumer wants. */
   encode(text: string, options: EncodeOptions = {}): number[] {
+    if (this.#pieces?.linear) return this.#encode(text, options);
     return this.#bounded(text.length, () => this.#encode(text, options));
   }
 
@@ -190,9 +192,9 @@ export class Tokenizer {
   }
 
   #encodePieces(text: string, into: number[]): void {
-    const pattern = this.#pieces!;
+    const { expression } = this.#pieces!;
     let from = 0;
-    for (const match of text.matchAll(pattern)) {
+    for (const match of text.matchAll(expression)) {
       if (match.index > from) this.#encodePiece(text.slice(from, match.index), into);
       if (match[0] !== "") this.#encodePiece(match[0], into);
       from = match.index + match[0].length;
@@ -255,27 +257,6 @@ export class Tokenizer {
       );
     });
   }
-}
-
-/** The regular expression that cuts text into pre-tokens, when that and byte-level BPE is all the tokenizer does. */
-function piecePattern(file: TokenizerFile): RegExp | undefined {
-  if (
-    file.normalizer ||
-    file.model.type !== "BPE" ||
-    file.model.byte_fallback ||
-    file.model.end_of_word_suffix ||
-    file.model.continuing_subword_suffix
-  )
-    return undefined;
-  if (file.added_tokens.some((token) => token.lstrip || token.rstrip || token.single_word || token.content === "")) return undefined;
-  const pre = file.pre_tokenizer;
-  if (pre?.type === "ByteLevel" && !pre.add_prefix_space && pre.use_regex !== false) {
-    return /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
-  }
-  const [split, byteLevel, ...rest] = (pre?.type === "Sequence" ? pre.pretokenizers : undefined) ?? [];
-  if (split?.type !== "Split" || split.behavior !== "Isolated" || split.invert || rest.length > 0) return undefined;
-  if (byteLevel?.type !== "ByteLevel" || byteLevel.add_prefix_space || byteLevel.use_regex !== false) return undefined;
-  return splitPattern(split);
 }
 
 function brokenTokenizer(where: string, cause: unknown): EspalierError {
