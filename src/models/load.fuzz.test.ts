@@ -12,6 +12,7 @@ import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-e
 import { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
 import { loadSeq2SeqLM } from "./load-seq2seq.ts";
 import { loadCtcModel, loadSpeechModel, loadSpeechSeq2Seq } from "./load-speech.ts";
+import { readPooling } from "./pooling.ts";
 
 const loaders: Readonly<Record<Task | "exportable", (directory: string) => unknown>> = {
   exportable: loadExportable,
@@ -85,4 +86,31 @@ test("numbers that no model has, in every field that holds a number", { timeout 
       for (const wrong of [1e12, 2 ** 24]) load(checkpoint, JSON.stringify({ ...config, [key]: wrong }), wrong);
     }
   }
+});
+
+test("any change of the files that say how a sentence encoder pools", { timeout }, () => {
+  const outcomes = tally();
+  const folder = join(directory.path, "pooling");
+  mkdirSync(join(folder, "1_Pooling"), { recursive: true });
+  const files = {
+    "1_Pooling/config.json": JSON.stringify({
+      word_embedding_dimension: 32,
+      pooling_mode_cls_token: false,
+      pooling_mode_mean_tokens: true,
+    }),
+    "modules.json": JSON.stringify(
+      ["Transformer", "Pooling", "Normalize"].map((type) => ({ type: `sentence_transformers.models.${type}` })),
+    ),
+  };
+  const changed = fc.oneof(
+    ...Object.entries(files).map(([name, text]) => jsonChanges(text).map((content) => ({ ...files, [name]: content }))),
+  );
+  fc.assert(
+    fc.property(changed, (contents) => {
+      for (const [name, content] of Object.entries(contents)) writeFileSync(join(folder, name), content);
+      outcomes.count(attempt({ names: folder, bytes: 1000 }, () => readPooling(folder)));
+    }),
+    { numRuns },
+  );
+  outcomes.expectBoth();
 });

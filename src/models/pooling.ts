@@ -1,8 +1,8 @@
 /** How a sentence encoder pools, as sentence-transformers writes it beside a model: a list of modules, and a folder for each that has settings. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { readJsonFile } from "../checkpoints/index.ts";
-import { EspalierError, show } from "../graph/index.ts";
+import { readJsonFile, readJsonObject } from "../checkpoints/index.ts";
+import { EspalierError, fewProblems, show } from "../graph/index.ts";
 import type { Pooling } from "./text-encoder.ts";
 
 const modes: Readonly<Record<string, Pooling>> = {
@@ -15,17 +15,17 @@ const modes: Readonly<Record<string, Pooling>> = {
 export function readPooling(directory: string): { pooling: Pooling; normalize: boolean } {
   const poolingFile = join(directory, "1_Pooling", "config.json");
   if (!existsSync(poolingFile)) return { pooling: "mean", normalize: true };
-  const config = readJsonFile(poolingFile) as Record<string, unknown>;
+  const config = readJsonObject(poolingFile);
   const chosen = Object.keys(config).filter((key) => key.startsWith("pooling_mode_") && config[key] === true);
   const pooling = chosen.length === 1 ? modes[chosen[0]!] : undefined;
   if (!pooling)
     throw new EspalierError(
       "unsupported-pooling",
-      `${poolingFile}: asks for ${chosen.join(" and ") || "no pooling"}; Espalier pools by one of ${Object.keys(modes).join(", ")}.`,
+      `${poolingFile}: asks for ${fewProblems(chosen).join(" and ") || "no pooling"}; Espalier pools by one of ${Object.keys(modes).join(", ")}.`,
     );
   const modulesFile = join(directory, "modules.json");
   const listed = existsSync(modulesFile) ? readJsonFile(modulesFile) : [];
-  const modules = Array.isArray(listed) ? listed.map((module) => String(module?.type).split(".").at(-1)!) : [];
+  const modules = Array.isArray(listed) ? listed.map((module: unknown) => typeOf(module).split(".").at(-1)!) : [];
   const unknown = modules.find((module) => !["Transformer", "Pooling", "Normalize"].includes(module));
   if (unknown !== undefined)
     throw new EspalierError(
@@ -34,6 +34,11 @@ export function readPooling(directory: string): { pooling: Pooling; normalize: b
     );
   return { pooling, normalize: modules.includes("Normalize") };
 }
+
+const typeOf = (module: unknown): string => {
+  const type = typeof module === "object" && module !== null ? (module as { type?: unknown }).type : undefined;
+  return typeof type === "string" ? type : show(type);
+};
 
 /** The files that say how a sentence encoder pools, by their paths in its directory. */
 export function poolingFiles({
