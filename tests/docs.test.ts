@@ -5,6 +5,8 @@ import { families } from "../src/models/families.ts";
 test("the page of models names every model type that is run", () => {
   const page = readFileSync(new URL("../docs/models.md", import.meta.url), "utf8");
   const rows = page.split("\n").filter((line) => line.startsWith("|"));
-  const missing = families.flatMap(({ modelTypes }) => modelTypes).filter((type) => !rows.some((row) => new RegExp(`[ ,]${type}[ ,]`).test(row)));
+  const missing = families
+    .flatMap(({ modelTypes }) => modelTypes)
+    .filter((type) => !rows.some((row) => new RegExp(`[ ,]${type}[ ,]`).test(row)));
   expect(missing).toEqual([]);
 });

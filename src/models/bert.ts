@@ -23,7 +23,7 @@ import {
   Parameter,
   zeros,
 } from "../nn/index.ts";
-import { add, range, slice, tanh, unsqueeze } from "../ops/index.ts";
+import { add, range, slice, unsqueeze } from "../ops/index.ts";
 import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "./text-encoder.ts";
 

@@ -162,10 +162,10 @@ const sizeHelp = `it must be a number, { "height", "width" } or, for "size", { "
 function processorKind(raw: Record<string, unknown>, file: string): string {
   const named = raw.image_processor_type ?? raw.feature_extractor_type;
   // Older names (…FeatureExtractor) and those of the torchvision versions (…Fast) mean the same processing.
-  const kind = String(named)
+  const kind = (typeof named === "string" ? named : "")
     .replace(/Fast$/, "")
     .replace(/FeatureExtractor$/, "ImageProcessor");
-  if (kind in defaults) return kind;
+  if (Object.hasOwn(defaults, kind)) return kind;
   throw new EspalierError(
     "unsupported-processor",
     `${file}: "image_processor_type" is ${named === undefined ? "missing" : show(named)}; Espalier has ${Object.keys(defaults).join(", ")}.`,
