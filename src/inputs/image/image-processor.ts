@@ -162,9 +162,7 @@ const sizeHelp = `it must be a number, { "height", "width" } or, for "size", { "
 function processorKind(raw: Record<string, unknown>, file: string): string {
   const named = raw.image_processor_type ?? raw.feature_extractor_type;
   // Older names (…FeatureExtractor) and those of the torchvision versions (…Fast) mean the same processing.
-  const kind = (typeof named === "string" ? named : "")
-    .replace(/Fast$/, "")
-    .replace(/FeatureExtractor$/, "ImageProcessor");
+  const kind = (typeof named === "string" ? named : "").replace(/Fast$/, "").replace(/FeatureExtractor$/, "ImageProcessor");
   if (Object.hasOwn(defaults, kind)) return kind;
   throw new EspalierError(
     "unsupported-processor",
