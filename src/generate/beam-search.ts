@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { EspalierError } from "../graph/index.ts";
 import type { Continuation } from "./decoder.ts";
+import { notFinite } from "./sampling.ts";
 
 export interface BeamSearchOptions {
   /** Sequences kept at each step. Default 4. */
@@ -48,7 +49,7 @@ interface Search {
  * Beam search over the answers to each prompt that `continuation` was started with; the numbers and the rule for stopping are those of transformers.
  * Returns up to `beams` answers per prompt, the best first.
  *
- * @throws EspalierError `bad-option`
+ * @throws EspalierError `bad-option`, `not-finite`
  */
 export async function beamSearch(continuation: Continuation, options: BeamSearchOptions): Promise<BeamResult[][]> {
   const parsed = optionsSchema.safeParse(options);
@@ -108,6 +109,7 @@ function bestContinuations(continuation: Continuation, { open }: Search, firstRo
     if (score === Number.NEGATIVE_INFINITY) continue;
     const logits = continuation.logits(firstRow + beam);
     const base = score - logSumExp(logits);
+    if (!Number.isFinite(base)) throw notFinite(logits);
     for (let id = 0; id < logits.length; id++) {
       const total = base + logits[id]!;
       if (best.length === count && total <= best.at(-1)!.score) continue;

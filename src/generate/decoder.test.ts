@@ -1,10 +1,11 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { Random, trace } from "../graph/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
-import type { Linear } from "../nn/index.ts";
+import { floats, type Linear } from "../nn/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { wasm } from "../runtime/web.ts";
+import { beamSearch } from "./beam-search.ts";
 import { Decoder } from "./decoder.ts";
 
 const config = llamaConfigSchema.parse({
@@ -129,4 +130,13 @@ describe("what cannot be decoded is refused", () => {
     const decoding = await decoder.start([[1], [2]]);
     expect(await refusal(() => decoding.push([1]))).toContain("2 were needed, 1 given");
   });
+});
+
+test("beam search says so when a model's logits are not numbers", async () => {
+  const diverged = new LlamaForCausalLM(config, 1).freeze();
+  const { weight } = diverged.model.norm;
+  weight.storage = floats(weight.shape, new Float32Array(weight.shape[0]!).fill(Number.NaN));
+  const broken = await Decoder.create(device, diverged);
+  await expect(beamSearch(await broken.start([[1, 2]]), { beams: 2, endIds: [3] })).rejects.toThrow("not finite numbers (40 of 40 are NaN");
+  await broken.dispose();
 });

@@ -148,12 +148,18 @@ function likeliest(logits: Float32Array): number {
     if (logits[i]! > logits[best]!) best = i;
     else if (Number.isNaN(logits[i]!)) broken++;
   }
-  if (broken > 0 || !Number.isFinite(logits[best]!))
-    throw new EspalierError(
-      "not-finite",
-      `The model's logits are not finite numbers (${broken} of ${logits.length} are NaN, the greatest is ${logits[best]}): its weights are damaged, or training has diverged. Go back to an earlier checkpoint.`,
-    );
+  if (broken > 0 || !Number.isFinite(logits[best]!)) throw notFinite(logits);
   return best;
+}
+
+/** What is said of logits of which some are NaN, or the greatest is infinite. */
+export function notFinite(logits: Float32Array): EspalierError {
+  const broken = logits.reduce((count, z) => count + (Number.isNaN(z) ? 1 : 0), 0);
+  const greatest = broken === logits.length ? Number.NaN : logits.reduce((a, z) => (z > a ? z : a), Number.NEGATIVE_INFINITY);
+  return new EspalierError(
+    "not-finite",
+    `The model's logits are not finite numbers (${broken} of ${logits.length} are NaN, the greatest is ${greatest}): its weights are damaged, or training has diverged. Go back to an earlier checkpoint.`,
+  );
 }
 
 function sum(values: Float64Array): number {
