@@ -154,8 +154,9 @@ function likeliest(logits: Float32Array): number {
 
 /** What is said of logits of which some are NaN, or the greatest is infinite. */
 export function notFinite(logits: Float32Array): EspalierError {
-  const broken = logits.reduce((count, z) => count + (Number.isNaN(z) ? 1 : 0), 0);
-  const greatest = broken === logits.length ? Number.NaN : logits.reduce((a, z) => (z > a ? z : a), Number.NEGATIVE_INFINITY);
+  const numbers = logits.filter((z) => !Number.isNaN(z));
+  const broken = logits.length - numbers.length;
+  const greatest = numbers.length === 0 ? Number.NaN : numbers.reduce((a, z) => Math.max(a, z));
   return new EspalierError(
     "not-finite",
     `The model's logits are not finite numbers (${broken} of ${logits.length} are NaN, the greatest is ${greatest}): its weights are damaged, or training has diverged. Go back to an earlier checkpoint.`,
