@@ -225,10 +225,13 @@ export class Tokenizer {
     return this.#around;
   }
 
-  /** The file's regular expressions may take any time. Honest ones take microseconds a character, so this much is theirs: see {@link withinTime}. */
+  /**
+   * The file's regular expressions may take any time. Honest tokenizers take 0.3 to 7 µs a character, so 50 are theirs, and a quarter of a second
+   * (twice, see {@link withinTime}): a text of 5000 characters is refused after a second, a longer one later.
+   */
   #bounded<T>(length: number, run: () => T): T {
     try {
-      return withinTime(250 + Math.ceil(length / 100), run);
+      return withinTime(250 + Math.ceil(length / 20), run);
     } catch (cause) {
       if (!(cause instanceof TimeLimitError)) throw cause;
       throw new EspalierError(
