@@ -80,7 +80,7 @@ export class Decoder implements TextGenerator {
 
 /** What writes answers to prompts, or continues them. */
 export interface TextGenerator {
-  readonly model: { readonly config: LanguageModelConfig };
+  readonly model: { readonly config: LanguageModelConfig; readonly endIds?: readonly number[] };
   /** Tokens of prompt and answer together; undefined where the prompt takes no room from the answer. */
   readonly context?: number;
   /** Tokens that can follow a prompt of so many. */

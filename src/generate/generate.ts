@@ -206,9 +206,9 @@ function fitted(
   return { ids: fit, dropped: ids.length - fit.length };
 }
 
-/** Tokens after which nothing comes: those that config.json names, one or several, and the tokenizer's. */
+/** Tokens after which nothing comes: those that config.json and generation_config.json name, one or several, and the tokenizer's. */
 function endIds(decoder: TextGenerator, tokenizer: Tokenizer): Set<number> {
-  const named = decoder.model.config.eos_token_id;
-  const ids = [named, tokenizer.eosId].flat().filter((id): id is number => typeof id === "number");
+  const { config, endIds = [] } = decoder.model;
+  const ids = [config.eos_token_id, endIds, tokenizer.eosId].flat().filter((id): id is number => typeof id === "number");
   return new Set(ids);
 }

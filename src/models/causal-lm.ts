@@ -34,6 +34,8 @@ export abstract class CausalLM extends Module {
   /** The class's name in transformers, as config.json states it. */
   abstract readonly architecture: string;
   abstract readonly config: LanguageModelConfig;
+  /** Tokens that end an answer, besides those that `config` names: a loader sets what `generation_config.json` adds. */
+  endIds: readonly number[] = [];
   /** Tokens of prompt and answer together that the model can see. */
   abstract get contextLength(): number;
   abstract get decoder(): DecoderModel;

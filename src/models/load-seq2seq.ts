@@ -1,5 +1,6 @@
 /** A Hugging Face directory → a sequence-to-sequence model. */
 import { fill, openFamily, startAlike } from "./family-checkpoint.ts";
+import { readEndIds } from "./generation-config.ts";
 import type { Seq2SeqLM, TextSource } from "./seq2seq.ts";
 
 /** Loads an encoder–decoder that reads and writes text. Throws as `loadCausalLM` does. */
@@ -12,5 +13,6 @@ export function loadSeq2SeqLM(directory: string): Seq2SeqLM<TextSource> {
   const copied = tied === true && startAlike(head, tensors.get("shared.weight"));
   const model: Seq2SeqLM<TextSource> = opened.build(opened.config, { ownHead: head !== undefined && !copied });
   fill(model, opened, { unused: "lm_head.weight" });
+  model.endIds = readEndIds(opened.checkpoint);
   return model;
 }

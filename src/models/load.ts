@@ -3,6 +3,7 @@ import type { Checkpoint } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
 import { checkLabels, fill, openFamily, startAlike } from "./family-checkpoint.ts";
+import { readEndIds } from "./generation-config.ts";
 
 /**
  * Loads a language model. Nothing is frozen: freeze what is not to be trained, and it becomes a constant that all sessions share.
@@ -15,6 +16,7 @@ export function loadCausalLM(directory: string): CausalLM {
   const head = `${model.headPath}.weight`;
   if (!model.head) checkTiedHead(opened.checkpoint, head, model.decoder.embedding.weight.name);
   fill(model, opened, model.head ? {} : { unused: head });
+  model.endIds = readEndIds(opened.checkpoint);
   return model;
 }
 

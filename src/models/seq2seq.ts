@@ -19,6 +19,8 @@ export abstract class Seq2SeqLM<
   /** The class's name in transformers, as config.json states it. */
   abstract readonly architecture: string;
   abstract readonly config: LanguageModelConfig;
+  /** Tokens that end an answer, besides those that `config` names: a loader sets what `generation_config.json` adds. */
+  endIds: readonly number[] = [];
   /** Tokens that the decoder can write; Infinity where nothing limits it. */
   abstract get contextLength(): number;
   /** Tokens of a source that the encoder can read; Infinity where nothing limits it. */
