@@ -5,8 +5,8 @@
 import { readFileSync } from "node:fs";
 import { trace } from "../src/graph/index.ts";
 import type { CausalLM } from "../src/models/causal-lm.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/families/llama.ts";
 import { loadCausalLM } from "../src/models/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
 import { type Device, hostTensor } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { median } from "./machine.ts";

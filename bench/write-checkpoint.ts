@@ -1,7 +1,7 @@
 /** `write-checkpoint.ts <directory> <shape> <layers> <dtype>`: writes a random Llama checkpoint, tensor by tensor, and prints the size of its weights in bytes. */
 import { saveCheckpoint } from "../src/checkpoints/index.ts";
 import { converted, dtypeSize, elementCount, Random, type Storage } from "../src/graph/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/llama.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/families/llama.ts";
 
 const smol = { hidden_size: 576, intermediate_size: 1536, num_attention_heads: 9, num_key_value_heads: 3 };
 const shapes = {

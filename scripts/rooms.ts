@@ -29,8 +29,8 @@ const browserFaces = [
   "src/runtime/index.ts",
   "src/runtime/web.ts",
   "src/nn/index.ts",
-  "src/models/llama.ts",
-  "src/models/families.ts",
+  "src/models/families/llama.ts",
+  "src/models/families/index.ts",
   "src/inputs/index.ts",
   "src/data/index.ts",
 ];

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { families } from "../src/models/families.ts";
+import { families } from "../src/models/families/index.ts";
 
 test("the page of models names every model type that is run", () => {
   const page = readFileSync(new URL("../docs/models.md", import.meta.url), "utf8");

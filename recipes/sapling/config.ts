@@ -1,4 +1,4 @@
-import { llamaConfigSchema } from "../../src/models/llama.ts";
+import { llamaConfigSchema } from "../../src/models/families/llama.ts";
 
 /** sapling's architecture, as written to its config.json. */
 export const saplingConfig = llamaConfigSchema.parse({

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { fromFloat32, openSafetensors, readStorage, saveCheckpoint, toFloat32, writeJson } from "../../src/checkpoints/index.ts";
 import { EspalierError, elementCount, type MemoryStorage, type Storage } from "../../src/graph/index.ts";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { LlamaForCausalLM } from "../../src/models/families/llama.ts";
 import { floats } from "../../src/nn/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { Evaluator } from "../../src/train/evaluate.ts";

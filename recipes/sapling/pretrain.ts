@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { LlamaForCausalLM } from "../../src/models/llama.ts";
+import { LlamaForCausalLM } from "../../src/models/families/llama.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { Evaluator } from "../../src/train/evaluate.ts";
 import { causalLanguageModel } from "../../src/train/objectives.ts";

@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, test } from "vitest";
 import { Random, trace } from "../graph/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../models/families/llama.ts";
 import { floats, type Linear } from "../nn/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";

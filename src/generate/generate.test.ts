@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import type { EspalierError } from "../graph/index.ts";
 import { Tokenizer } from "../inputs/index.ts";
 import { byteToChar } from "../inputs/text/byte-level.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../models/families/llama.ts";
 import { cpu } from "../runtime/node.ts";
 import { Decoder } from "./decoder.ts";
 import { type GenerateOptions, generate } from "./generate.ts";

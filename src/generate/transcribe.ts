@@ -1,6 +1,6 @@
 /** Speech → tokens, with an encoder–decoder. */
 import { EspalierError, symbol } from "../graph/index.ts";
-import type { WhisperForConditionalGeneration } from "../models/whisper.ts";
+import type { WhisperForConditionalGeneration } from "../models/families/whisper.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import { type BeamSearchOptions, beamSearch } from "./beam-search.ts";
 import type { Continuation } from "./decoder.ts";

@@ -2,7 +2,7 @@
 import { type Checkpoint, matchTensors, openCheckpoint, readStorage } from "../checkpoints/index.ts";
 import { blaming, EspalierError, type FileStorage, isFloat, type Storage, show } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
-import { builderOf, familyOf } from "./families.ts";
+import { builderOf, familyOf } from "./families/index.ts";
 import type { Family, Task } from "./family.ts";
 
 /** A checkpoint, and the family that it is of. */

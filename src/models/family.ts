@@ -1,10 +1,10 @@
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
-import type { ClipModel } from "./clip.ts";
 import type { CtcModel, SpeechModel } from "./ctc-model.ts";
+import type { ClipModel } from "./families/clip.ts";
+import type { WhisperForConditionalGeneration } from "./families/whisper.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 import type { Seq2SeqLM, Seq2SeqOptions, TextSource } from "./seq2seq.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
-import type { WhisperForConditionalGeneration } from "./whisper.ts";
 
 /** A family of checkpoints: how its `config.json` is read, and the models that can be built from it. */
 // biome-ignore lint/suspicious/noExplicitAny: the table of families forgets each one's configuration type; `readConfig` makes what the builders take.

@@ -1,7 +1,6 @@
 /** The room's face: model families, and directories of them read and written. In a browser import a family's own file. */
 export { type BaseDtype, baseDtypes, setBaseDtype } from "./base-dtype.ts";
 export * from "./causal-lm.ts";
-export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./clip.ts";
 export { CtcModel, type SpeechFeatures, type SpeechInputs, SpeechModel } from "./ctc-model.ts";
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
 export { checkExport, type ExportCheck } from "./export/check-export.ts";
@@ -9,10 +8,12 @@ export { type ExportedOnnx, type ExportOnnxOptions, exportOnnx } from "./export/
 export type { ExportableModel } from "./export/graphs.ts";
 export { loadExportable } from "./export/load-exportable.ts";
 export { type ExportDtype, exportDtypes } from "./export/weights.ts";
-export { families, familyOf } from "./families.ts";
+export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./families/clip.ts";
+export { families, familyOf } from "./families/index.ts";
+export * from "./families/llama.ts";
+export { type SpectrogramSource, WhisperForConditionalGeneration } from "./families/whisper.ts";
 export { type Family, taskNames } from "./family.ts";
 export { ImageClassifier, type ImageFeatures, ImageModel } from "./image-model.ts";
-export * from "./llama.ts";
 export { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 export { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";
 export { loadImageClassifier, loadImageModel, loadImageTextModel } from "./load-image.ts";
@@ -33,5 +34,4 @@ export {
   TextEncoder,
   TokenClassifier,
 } from "./text-encoder.ts";
-export { type SpectrogramSource, WhisperForConditionalGeneration } from "./whisper.ts";
 export { type WhisperSettings, whisperSettings } from "./whisper-settings.ts";

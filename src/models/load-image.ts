@@ -1,6 +1,6 @@
 /** A Hugging Face directory → a model of images with its weights. */
 import { EspalierError } from "../graph/index.ts";
-import type { ClipModel } from "./clip.ts";
+import type { ClipModel } from "./families/clip.ts";
 import { checkLabels, fill, namedLabels, type Opened, openFamily } from "./family-checkpoint.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 

@@ -1,7 +1,7 @@
 /** A Hugging Face directory → a model of speech with its weights. */
 import type { CtcModel, SpeechModel } from "./ctc-model.ts";
+import type { WhisperForConditionalGeneration } from "./families/whisper.ts";
 import { fill, openFamily } from "./family-checkpoint.ts";
-import type { WhisperForConditionalGeneration } from "./whisper.ts";
 
 /**
  * Loads an encoder of waveforms; heads that the checkpoint may have are left out. Nothing is frozen.

@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 import { attempt, fuzzDirectory, jsonChanges, numRuns, type Outcome, tally, timeout } from "../../tests/fuzz.ts";
 import { openSafetensors } from "../checkpoints/index.ts";
 import { loadExportable } from "./export/load-exportable.ts";
-import { families, familyOf } from "./families.ts";
+import { families, familyOf } from "./families/index.ts";
 import type { Task } from "./family.ts";
 import { loadCausalLM, loadSequenceClassifier } from "./load.ts";
 import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "./load-encoder.ts";

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { readJsonFile } from "../checkpoints/index.ts";
 import { elementCount } from "../graph/index.ts";
 import type { Module } from "../nn/index.ts";
-import { builderOf, familyOf } from "./families.ts";
+import { builderOf, familyOf } from "./families/index.ts";
 import type { Task } from "./family.ts";
 
 type Shapes = Readonly<Record<string, readonly number[]>>;

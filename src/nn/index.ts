@@ -1,6 +1,7 @@
 export * from "./activations.ts";
 export * from "./convolution.ts";
 export * from "./decoding.ts";
+export * from "./distance-buckets.ts";
 export * from "./dropout.ts";
 export * from "./feed-forward.ts";
 export * from "./grouped-query-attention.ts";

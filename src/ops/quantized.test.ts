@@ -1,6 +1,4 @@
 import { describe, expect, test } from "vitest";
-import { vjp } from "../../src/autodiff/index.ts";
-import { type Tensor, trace } from "../../src/graph/index.ts";
 import { runPlain, withModelFile } from "../../tests/onnx-models.ts";
 import {
   checkOp,
@@ -15,6 +13,8 @@ import {
   values,
 } from "../../tests/ops/harness.ts";
 import { providers } from "../../tests/ops/providers.ts";
+import { vjp } from "../autodiff/index.ts";
+import { type Tensor, trace } from "../graph/index.ts";
 import { encode } from "../onnx/index.ts";
 import * as ops from "./index.ts";
 

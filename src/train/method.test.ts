@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { BatchSource } from "../data/index.ts";
 import { assign, Random, read, Variable } from "../graph/index.ts";
 import { lora } from "../methods/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../models/families/llama.ts";
 import { floats, type Parameter } from "../nn/index.ts";
 import { add, mul } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { onnx } from "../../tests/onnx-proto.ts";
 import { Random, type Traced } from "../graph/index.ts";
 import { lora } from "../methods/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../models/llama.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../models/families/llama.ts";
 import type { Parameter } from "../nn/index.ts";
 import { encode } from "../onnx/index.ts";
 import { type HostTensor, hostTensor } from "../runtime/index.ts";

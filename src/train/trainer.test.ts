@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { config, counting, logged, options, weights } from "../../tests/train/counting.ts";
 import type { BatchSource } from "../data/index.ts";
 import { lora } from "../methods/index.ts";
-import { LlamaForCausalLM } from "../models/llama.ts";
+import { LlamaForCausalLM } from "../models/families/llama.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { Evaluator } from "./evaluate.ts";
 import { applyWeights } from "./method.ts";

@@ -1,8 +1,8 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { trainByteLevelBpe } from "../../src/inputs/index.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/families/llama.ts";
 import { saveModel } from "../../src/models/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/llama.ts";
 
 const subjects = ["the gardener", "a pear tree", "the old wall", "an apple tree", "the frame", "a young vine"];
 const verbs = ["grows along", "is tied to", "leans on", "is pruned beside", "shades"];

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { BatchSource } from "../../src/data/index.ts";
 import { Random } from "../../src/graph/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/llama.ts";
+import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/families/llama.ts";
 import { hostTensor } from "../../src/runtime/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { causalLanguageModel } from "../../src/train/objectives.ts";

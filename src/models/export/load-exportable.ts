@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { openCheckpoint } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
-import { familyOf } from "../families.ts";
+import { familyOf } from "../families/index.ts";
 import { namedLabels } from "../family-checkpoint.ts";
 import { loadCausalLM, loadSequenceClassifier } from "../load.ts";
 import { loadMaskedLM, loadSentenceEncoder, loadTokenClassifier } from "../load-encoder.ts";

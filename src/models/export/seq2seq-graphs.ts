@@ -2,8 +2,8 @@
 import { addDims, type Dim, type Shape, symbol, type Tensor, type TensorType, type Traced, trace } from "../../graph/index.ts";
 import { joinKeyValues, type KeyValues } from "../../nn/index.ts";
 import { concat, expand, lessOrEqual, range, reshape, slice, unsqueeze } from "../../ops/index.ts";
+import { type SpectrogramSource, WhisperForConditionalGeneration } from "../families/whisper.ts";
 import { Seq2SeqLM, type TextSource } from "../seq2seq.ts";
-import { type SpectrogramSource, WhisperForConditionalGeneration } from "../whisper.ts";
 
 /** Encoder–decoders that have graphs for other runtimes. */
 export type ExportableSeq2Seq = Seq2SeqLM<TextSource> | WhisperForConditionalGeneration;

@@ -6,7 +6,7 @@
  * - a head of its own, `embed_out`
  */
 import { z } from "zod";
-import type { Dim, Tensor } from "../graph/index.ts";
+import type { Dim, Tensor } from "../../graph/index.ts";
 import {
   activationNames,
   activations,
@@ -24,12 +24,12 @@ import {
   Module,
   type Rotary,
   runLayers,
-} from "../nn/index.ts";
-import { add, reshape, split, squeeze, transpose } from "../ops/index.ts";
-import { DecoderModel } from "./causal-lm.ts";
-import { decoderFamily } from "./decoder-family.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
-import { ropeContext, ropeFields, rotaryOf, withRope } from "./rope.ts";
+} from "../../nn/index.ts";
+import { add, reshape, split, squeeze, transpose } from "../../ops/index.ts";
+import { DecoderModel } from "../causal-lm.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
+import { ropeContext, ropeFields, rotaryOf, withRope } from "../rope.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("gpt_neox"),

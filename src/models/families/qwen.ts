@@ -6,12 +6,12 @@
  * - a sliding window in the layers that `layer_types` names, or from `max_window_layers` on, all where `use_sliding_window` is set
  */
 import { z } from "zod";
-import { GatedMLP, GroupedQueryAttention, type Initializer, RMSNorm } from "../nn/index.ts";
-import { decoderFamily } from "./decoder-family.ts";
+import { GatedMLP, GroupedQueryAttention, type Initializer, RMSNorm } from "../../nn/index.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { PreNormDecoder } from "../pre-norm-decoder.ts";
+import { checkHeads, parseConfig, size } from "../read-config.ts";
+import { ropeContext, rotaryOf, withRope } from "../rope.ts";
 import { llamaConfigSchema } from "./llama.ts";
-import { PreNormDecoder } from "./pre-norm-decoder.ts";
-import { checkHeads, parseConfig, size } from "./read-config.ts";
-import { ropeContext, rotaryOf, withRope } from "./rope.ts";
 
 const schema = llamaConfigSchema.extend({
   model_type: z.enum(["qwen2", "qwen3"]),

@@ -1,16 +1,16 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { bfloat16ToFloat32, float32ToBfloat16, openSafetensors, readJsonObject, readStorage } from "../checkpoints/index.ts";
-import { Decoder } from "../generate/decoder.ts";
-import { symbol, type Tensor, trace } from "../graph/index.ts";
-import { floats } from "../nn/index.ts";
-import { greaterOrEqual, lessOrEqual, logicalAnd, range, reshape } from "../ops/index.ts";
-import { hostTensor } from "../runtime/index.ts";
-import { cpu } from "../runtime/node.ts";
-import { loadCausalLM } from "./index.ts";
+import { bfloat16ToFloat32, float32ToBfloat16, openSafetensors, readJsonObject, readStorage } from "../../checkpoints/index.ts";
+import { Decoder } from "../../generate/decoder.ts";
+import { symbol, type Tensor, trace } from "../../graph/index.ts";
+import { floats } from "../../nn/index.ts";
+import { greaterOrEqual, lessOrEqual, logicalAnd, range, reshape } from "../../ops/index.ts";
+import { hostTensor } from "../../runtime/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import { loadCausalLM } from "../index.ts";
 import type { LlamaForCausalLM } from "./llama.ts";
 
-const fixtures = new URL("../../tests/fixtures/", import.meta.url).pathname;
+const fixtures = new URL("../../../tests/fixtures/", import.meta.url).pathname;
 const device = cpu({ threads: 1 });
 const loadLlama = (directory: string) => loadCausalLM(directory) as LlamaForCausalLM;
 

@@ -6,7 +6,7 @@
  * - the embedding serves as the head
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   activationNames,
   activations,
@@ -24,11 +24,11 @@ import {
   Module,
   runLayers,
   splitHeads,
-} from "../nn/index.ts";
-import { add } from "../ops/index.ts";
-import { DecoderModel } from "./causal-lm.ts";
-import { decoderFamily } from "./decoder-family.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
+} from "../../nn/index.ts";
+import { add } from "../../ops/index.ts";
+import { DecoderModel } from "../causal-lm.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
 
 /** Rows of the table of positions before the first. */
 const firstPosition = 2;

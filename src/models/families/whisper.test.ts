@@ -1,15 +1,15 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
-import { changed, device, expectEqual, reference, run } from "../../tests/models/reference.ts";
-import { readJsonObject } from "../checkpoints/index.ts";
-import { Transcriber } from "../generate/transcribe.ts";
-import { trace } from "../graph/index.ts";
-import { crossEntropyPerTarget, sum } from "../ops/index.ts";
-import { hostTensor } from "../runtime/index.ts";
-import type { Objective } from "../train/index.ts";
-import { loadSpeechSeq2Seq, whisperSettings } from "./index.ts";
+import { expectFalling, lossesWithLora } from "../../../tests/models/adapt.ts";
+import { changed, device, expectEqual, reference, run } from "../../../tests/models/reference.ts";
+import { readJsonObject } from "../../checkpoints/index.ts";
+import { Transcriber } from "../../generate/transcribe.ts";
+import { trace } from "../../graph/index.ts";
+import { crossEntropyPerTarget, sum } from "../../ops/index.ts";
+import { hostTensor } from "../../runtime/index.ts";
+import type { Objective } from "../../train/index.ts";
+import { loadSpeechSeq2Seq, whisperSettings } from "../index.ts";
 
 const { directory, tensor } = reference("whisper-tiny");
 const { greedy } = readJsonObject(join(directory, "expected.json")) as { greedy: { forced: number[]; generated: number[][] } };

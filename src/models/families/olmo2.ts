@@ -4,7 +4,7 @@
  * - queries and keys are normalised across all heads
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   type DecoderContext,
   type DecoderInputs,
@@ -18,13 +18,13 @@ import {
   RMSNorm,
   type Rotary,
   runLayers,
-} from "../nn/index.ts";
-import { add } from "../ops/index.ts";
-import { DecoderModel } from "./causal-lm.ts";
-import { decoderFamily } from "./decoder-family.ts";
+} from "../../nn/index.ts";
+import { add } from "../../ops/index.ts";
+import { DecoderModel } from "../causal-lm.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { checkHeads, parseConfig } from "../read-config.ts";
+import { ropeContext, rotaryOf, withRope } from "../rope.ts";
 import { llamaConfigSchema } from "./llama.ts";
-import { checkHeads, parseConfig } from "./read-config.ts";
-import { ropeContext, rotaryOf, withRope } from "./rope.ts";
 
 const schema = llamaConfigSchema.extend({ model_type: z.literal("olmo2"), rms_norm_eps: z.number().positive().default(1e-5) });
 

@@ -9,7 +9,7 @@
  * Dropout, dropped layers and the masking of pre-training are left out. Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import type { Dim, Tensor } from "../graph/index.ts";
+import type { Dim, Tensor } from "../../graph/index.ts";
 import {
   type Activation,
   activation,
@@ -24,7 +24,7 @@ import {
   ones,
   Parameter,
   zeros,
-} from "../nn/index.ts";
+} from "../../nn/index.ts";
 import {
   add,
   conv1d,
@@ -41,10 +41,10 @@ import {
   sumOfSquares,
   transpose,
   where,
-} from "../ops/index.ts";
-import { SpeechEncoder, type SpeechFamilyOptions, type SpeechFeatures, type SpeechInputs, speechFamily } from "./ctc-model.ts";
-import { badConfig, checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
-import { lengthMask, paddingMask } from "./text-encoder.ts";
+} from "../../ops/index.ts";
+import { SpeechEncoder, type SpeechFamilyOptions, type SpeechFeatures, type SpeechInputs, speechFamily } from "../ctc-model.ts";
+import { badConfig, checkMultiple, layerCount, parseConfig, size } from "../read-config.ts";
+import { lengthMask, paddingMask } from "../text-encoder.ts";
 
 const sizes = z.array(size).min(1);
 

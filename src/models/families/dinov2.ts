@@ -8,7 +8,7 @@
  * Dropout and dropped paths are left out. Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   type Activation,
   activation,
@@ -20,11 +20,11 @@ import {
   Linear,
   Module,
   Parameter,
-} from "../nn/index.ts";
-import { add, concat, mean, mul, silu, slice, split } from "../ops/index.ts";
-import { ImageEncoder, type ImageFeatures, imageFamily } from "./image-model.ts";
-import { LayerStack, PatchAttention, PatchEmbedding, patchFields, tokenOf } from "./patch-embedding.ts";
-import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
+} from "../../nn/index.ts";
+import { add, concat, mean, mul, silu, slice, split } from "../../ops/index.ts";
+import { ImageEncoder, type ImageFeatures, imageFamily } from "../image-model.ts";
+import { LayerStack, PatchAttention, PatchEmbedding, patchFields, tokenOf } from "../patch-embedding.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "../read-config.ts";
 
 const configSchema = z.looseObject({
   model_type: z.string().default("dinov2"),

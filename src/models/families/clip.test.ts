@@ -1,10 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
-import { changed, expectEqual, reference, run } from "../../tests/models/reference.ts";
-import { trace } from "../graph/index.ts";
-import { type HostTensor, hostTensor } from "../runtime/index.ts";
-import { imageTextMatching } from "../train/index.ts";
-import { loadImageTextModel } from "./index.ts";
+import { expectFalling, lossesWithLora } from "../../../tests/models/adapt.ts";
+import { changed, expectEqual, reference, run } from "../../../tests/models/reference.ts";
+import { trace } from "../../graph/index.ts";
+import { type HostTensor, hostTensor } from "../../runtime/index.ts";
+import { imageTextMatching } from "../../train/index.ts";
+import { loadImageTextModel } from "../index.ts";
 
 const { directory, tensor } = reference("clip-tiny");
 const model = loadImageTextModel(directory).freeze();

@@ -5,12 +5,12 @@
  * - the generator's masked-language-model head goes back to the embedding's width
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
-import { activations, type Embedding, type Initializer, type Layer, LayerNorm, Linear, Module, type Parameter } from "../nn/index.ts";
+import type { Tensor } from "../../graph/index.ts";
+import { activations, type Embedding, type Initializer, type Layer, LayerNorm, Linear, Module, type Parameter } from "../../nn/index.ts";
+import { size } from "../read-config.ts";
+import { type EncoderInputs, type EncoderOutputs, encoderFamily, paddingMask, TextEncoder } from "../text-encoder.ts";
 import { type BertConfig, BertEmbeddings, BertEncoder, bertFields, logitBias, modernNorms, readBertConfig } from "./bert.ts";
-import { size } from "./read-config.ts";
 import { FirstTokenHead } from "./roberta.ts";
-import { type EncoderInputs, type EncoderOutputs, encoderFamily, paddingMask, TextEncoder } from "./text-encoder.ts";
 
 const schema = z.looseObject({ model_type: z.literal("electra"), ...bertFields, embedding_size: size.default(128) });
 

@@ -1,12 +1,12 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { expectFalling, lossesWithLora } from "../../tests/models/adapt.ts";
-import { changed, expectEqual, reference, run } from "../../tests/models/reference.ts";
-import { openSafetensors, writeSafetensors } from "../checkpoints/index.ts";
-import { hostTensor } from "../runtime/index.ts";
-import { ctcRecognition } from "../train/index.ts";
-import { loadCtcModel, loadSpeechModel } from "./index.ts";
+import { expectFalling, lossesWithLora } from "../../../tests/models/adapt.ts";
+import { changed, expectEqual, reference, run } from "../../../tests/models/reference.ts";
+import { openSafetensors, writeSafetensors } from "../../checkpoints/index.ts";
+import { hostTensor } from "../../runtime/index.ts";
+import { ctcRecognition } from "../../train/index.ts";
+import { loadCtcModel, loadSpeechModel } from "../index.ts";
 
 const frames = 19;
 

@@ -6,11 +6,20 @@
  * - the classification head (dense, tanh, projection) reads the first token
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
-import { type ActivationName, activations, type Initializer, type Layer, LayerNorm, Linear, Module, type Parameter } from "../nn/index.ts";
-import { add, cumSum, mul, range, unsqueeze } from "../ops/index.ts";
+import type { Tensor } from "../../graph/index.ts";
+import {
+  type ActivationName,
+  activations,
+  type Initializer,
+  type Layer,
+  LayerNorm,
+  Linear,
+  Module,
+  type Parameter,
+} from "../../nn/index.ts";
+import { add, cumSum, mul, range, unsqueeze } from "../../ops/index.ts";
+import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask } from "../text-encoder.ts";
 import { type BertConfig, BertModel, bertFields, logitBias, modernNorms, readBertConfig } from "./bert.ts";
-import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask } from "./text-encoder.ts";
 
 const schema = z.looseObject({
   model_type: z.enum(["roberta", "xlm-roberta", "camembert"]),

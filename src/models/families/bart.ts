@@ -6,7 +6,7 @@
  * Dropout is not applied while training.
  */
 import { z } from "zod";
-import { type Dim, Random, type Tensor } from "../graph/index.ts";
+import { type Dim, Random, type Tensor } from "../../graph/index.ts";
 import {
   activationNames,
   activations,
@@ -24,12 +24,12 @@ import {
   normal,
   Parameter,
   zeros,
-} from "../nn/index.ts";
-import { add, mul, range, unsqueeze } from "../ops/index.ts";
-import type { Family } from "./family.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
-import { type Encoded, Seq2SeqLM, type Seq2SeqOptions, type TextSource } from "./seq2seq.ts";
-import { paddingMask } from "./text-encoder.ts";
+} from "../../nn/index.ts";
+import { add, mul, range, unsqueeze } from "../../ops/index.ts";
+import type { Family } from "../family.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
+import { type Encoded, Seq2SeqLM, type Seq2SeqOptions, type TextSource } from "../seq2seq.ts";
+import { paddingMask } from "../text-encoder.ts";
 
 /** Rows of the tables of positions before the first. */
 const firstPosition = 2;

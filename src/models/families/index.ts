@@ -1,5 +1,6 @@
 /** Every model family, and how `config.json` picks one. */
-import { EspalierError, nearestNames, show } from "../graph/index.ts";
+import { EspalierError, nearestNames, show } from "../../graph/index.ts";
+import { type Family, type Task, taskNames } from "../family.ts";
 import { bart } from "./bart.ts";
 import { bert } from "./bert.ts";
 import { bloom } from "./bloom.ts";
@@ -7,7 +8,6 @@ import { clip } from "./clip.ts";
 import { dinov2 } from "./dinov2.ts";
 import { distilbert } from "./distilbert.ts";
 import { electra } from "./electra.ts";
-import { type Family, type Task, taskNames } from "./family.ts";
 import { gemma } from "./gemma.ts";
 import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";

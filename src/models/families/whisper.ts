@@ -8,7 +8,7 @@
  * Dropout is left out. Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import { EspalierError, Random, type Tensor } from "../graph/index.ts";
+import { EspalierError, Random, type Tensor } from "../../graph/index.ts";
 import {
   type Activation,
   activation,
@@ -26,11 +26,11 @@ import {
   Module,
   MultiHeadAttention,
   normal,
-} from "../nn/index.ts";
-import { add, gelu, transpose } from "../ops/index.ts";
-import type { Family } from "./family.ts";
-import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
-import { type Encoded, Seq2SeqLM } from "./seq2seq.ts";
+} from "../../nn/index.ts";
+import { add, gelu, transpose } from "../../ops/index.ts";
+import type { Family } from "../family.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "../read-config.ts";
+import { type Encoded, Seq2SeqLM } from "../seq2seq.ts";
 
 const epsilon = 1e-5;
 /** Frames of the spectrogram for each state of the encoder: the stride of the second convolution. */

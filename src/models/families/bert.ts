@@ -8,7 +8,7 @@
  * Dropout is not applied while training.
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   type ActivationName,
   activationNames,
@@ -22,10 +22,10 @@ import {
   multiHeadAttention,
   Parameter,
   zeros,
-} from "../nn/index.ts";
-import { add, range, slice, unsqueeze } from "../ops/index.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
-import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "./text-encoder.ts";
+} from "../../nn/index.ts";
+import { add, range, slice, unsqueeze } from "../../ops/index.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
+import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "../text-encoder.ts";
 
 /** What BERT's relatives share of it. */
 export const bertFields = {

@@ -9,12 +9,12 @@
  * Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import { activationNames, GatedMLP, GroupedQueryAttention, type Initializer, type Linear } from "../nn/index.ts";
-import { type DecoderFamilyOptions, DecoderForCausalLM, DecoderForSequenceClassification, decoderFamily } from "./decoder-family.ts";
-import type { Family } from "./family.ts";
-import { PreNormDecoder } from "./pre-norm-decoder.ts";
-import { checkHeads, layerCount, parseConfig, size } from "./read-config.ts";
-import { ropeContext, ropeFields, rotaryOf, withRope } from "./rope.ts";
+import { activationNames, GatedMLP, GroupedQueryAttention, type Initializer, type Linear } from "../../nn/index.ts";
+import { type DecoderFamilyOptions, DecoderForCausalLM, DecoderForSequenceClassification, decoderFamily } from "../decoder-family.ts";
+import type { Family } from "../family.ts";
+import { PreNormDecoder } from "../pre-norm-decoder.ts";
+import { checkHeads, layerCount, parseConfig, size } from "../read-config.ts";
+import { ropeContext, ropeFields, rotaryOf, withRope } from "../rope.ts";
 
 export const llamaConfigSchema = z.looseObject({
   model_type: z.string().default("llama"),

@@ -7,7 +7,7 @@
  * - Gemma 3: queries and keys are normalised head by head; layers with a window have a rotary embedding of their own
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   activationNames,
   type DecoderContext,
@@ -22,13 +22,13 @@ import {
   RMSNorm,
   type Rotary,
   runLayers,
-} from "../nn/index.ts";
-import { add } from "../ops/index.ts";
-import { DecoderModel } from "./causal-lm.ts";
-import { decoderFamily } from "./decoder-family.ts";
+} from "../../nn/index.ts";
+import { add } from "../../ops/index.ts";
+import { DecoderModel } from "../causal-lm.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { badConfig, checkHeads, parseConfig, size } from "../read-config.ts";
+import { type RopeParameters, ropeFields, ropeParametersSchema, rotaryOf, withRope } from "../rope.ts";
 import { llamaConfigSchema } from "./llama.ts";
-import { badConfig, checkHeads, parseConfig, size } from "./read-config.ts";
-import { type RopeParameters, ropeFields, ropeParametersSchema, rotaryOf, withRope } from "./rope.ts";
 
 const layerKinds = z.enum(["sliding_attention", "full_attention"]);
 

@@ -5,7 +5,7 @@
  * - long-context checkpoints stretch the rotary embedding ("longrope"), see `rope.ts`
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   activations,
   attend,
@@ -18,13 +18,13 @@ import {
   Module,
   type Rotary,
   splitHeads,
-} from "../nn/index.ts";
-import { mul, split } from "../ops/index.ts";
-import { decoderFamily } from "./decoder-family.ts";
+} from "../../nn/index.ts";
+import { mul, split } from "../../ops/index.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { PreNormDecoder } from "../pre-norm-decoder.ts";
+import { checkHeads, parseConfig } from "../read-config.ts";
+import { ropeContext, rotaryOf, withRope } from "../rope.ts";
 import { llamaConfigSchema } from "./llama.ts";
-import { PreNormDecoder } from "./pre-norm-decoder.ts";
-import { checkHeads, parseConfig } from "./read-config.ts";
-import { ropeContext, rotaryOf, withRope } from "./rope.ts";
 
 const schema = llamaConfigSchema.extend({ model_type: z.literal("phi3"), rms_norm_eps: z.number().positive().default(1e-5) });
 

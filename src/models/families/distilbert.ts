@@ -3,7 +3,7 @@
  * its own, without token types and without a pooler; the classification head (dense, ReLU, projection) reads the first token.
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
+import type { Tensor } from "../../graph/index.ts";
 import {
   activationNames,
   activations,
@@ -14,11 +14,11 @@ import {
   Linear,
   Module,
   multiHeadAttention,
-} from "../nn/index.ts";
-import { add, range, relu, unsqueeze } from "../ops/index.ts";
+} from "../../nn/index.ts";
+import { add, range, relu, unsqueeze } from "../../ops/index.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
+import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "../text-encoder.ts";
 import { TiedProjection } from "./electra.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
-import { type EncoderInputs, type EncoderOutputs, encoderFamily, firstToken, paddingMask, TextEncoder } from "./text-encoder.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("distilbert"),

@@ -8,7 +8,7 @@
  * Dropout is left out. Module and parameter names equal those of Hugging Face checkpoints, `pre_layrnorm` included.
  */
 import { z } from "zod";
-import { type Dim, EspalierError, mulDims, Random, type Tensor } from "../graph/index.ts";
+import { type Dim, EspalierError, mulDims, Random, type Tensor } from "../../graph/index.ts";
 import {
   type Activation,
   activation,
@@ -24,7 +24,7 @@ import {
   MultiHeadAttention,
   normal,
   Parameter,
-} from "../nn/index.ts";
+} from "../../nn/index.ts";
 import {
   add,
   argMax,
@@ -43,11 +43,11 @@ import {
   reshape,
   sqrt,
   sumOfSquares,
-} from "../ops/index.ts";
-import type { Family } from "./family.ts";
-import { checkPixels, patches, patchFields, patchGrid, tokenOf } from "./patch-embedding.ts";
-import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
-import { paddingMask } from "./text-encoder.ts";
+} from "../../ops/index.ts";
+import type { Family } from "../family.ts";
+import { checkPixels, patches, patchFields, patchGrid, tokenOf } from "../patch-embedding.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "../read-config.ts";
+import { paddingMask } from "../text-encoder.ts";
 
 const towerFields = {
   hidden_size: size.default(768),

@@ -7,7 +7,7 @@
  * - ReLU feed-forward in T5, gated GELU in T5 1.1 and FLAN-T5, which have a head of their own; T5 scales the states before its tied head
  */
 import { z } from "zod";
-import { currentGraph, type Dim, Random, type Tensor } from "../graph/index.ts";
+import { type Dim, Random, type Tensor } from "../../graph/index.ts";
 import {
   type ActivationName,
   activationNames,
@@ -16,6 +16,7 @@ import {
   DecoderContext,
   type DecoderInputs,
   type DecoderOutputs,
+  distanceBuckets,
   Embedding,
   type Initializer,
   joinHeads,
@@ -26,27 +27,12 @@ import {
   normal,
   RMSNorm,
   splitHeads,
-} from "../nn/index.ts";
-import {
-  abs,
-  add,
-  attentionOver,
-  cast,
-  gather,
-  greater,
-  maximum,
-  minimum,
-  mul,
-  neg,
-  range,
-  sub,
-  transpose,
-  unsqueeze,
-} from "../ops/index.ts";
-import type { Family } from "./family.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
-import { type Encoded, Seq2SeqLM, type Seq2SeqOptions, type TextSource } from "./seq2seq.ts";
-import { paddingMask } from "./text-encoder.ts";
+} from "../../nn/index.ts";
+import { add, attentionOver, mul, range, sub, transpose, unsqueeze } from "../../ops/index.ts";
+import type { Family } from "../family.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
+import { type Encoded, Seq2SeqLM, type Seq2SeqOptions, type TextSource } from "../seq2seq.ts";
+import { paddingMask } from "../text-encoder.ts";
 
 const schema = z.looseObject({
   model_type: z.enum(["t5", "mt5"]),
@@ -88,27 +74,6 @@ function readConfig(json: unknown, file: string): T5Config {
   return { ...config, activation: name as ActivationName, gated };
 }
 
-/** Distances (key − query), int64 [..., queries, keys] → buckets of the same shape: small distances have their own, large ones share by their logarithm. */
-function buckets(distance: Tensor, config: T5Config, bidirectional: boolean): Tensor {
-  const { relative_attention_num_buckets: all, relative_attention_max_distance: furthest } = config;
-  const count = bidirectional ? Math.floor(all / 2) : all;
-  const size = bidirectional ? abs(distance) : maximum(neg(distance), 0);
-  const table = BigInt64Array.from(bucketsOf(count, furthest), BigInt);
-  const bucket = gather(currentGraph().constant("int64", [table.length], table), minimum(size, furthest));
-  return bidirectional ? add(bucket, mul(cast(greater(distance, 0), "int64"), count)) : bucket;
-}
-
-/** The buckets of the distances 0 … `furthest`, which those beyond share. */
-function bucketsOf(count: number, furthest: number): number[] {
-  const exact = Math.floor(count / 2);
-  const { fround } = Math;
-  // In float32, as where the biases were learned: it decides on which side of a boundary a distance falls.
-  const slope = (size: number) => fround(fround(Math.log(size / exact)) / fround(Math.log(furthest / exact)));
-  return Array.from({ length: furthest + 1 }, (_, size) =>
-    size < exact ? size : Math.min(count - 1, exact + Math.trunc(fround(slope(size) * (count - exact)))),
-  );
-}
-
 class T5Attention extends Module {
   readonly q: Layer;
   readonly k: Layer;
@@ -135,7 +100,9 @@ class T5Attention extends Module {
   /** Positions int64 [batch or 1, queries] and [batch or 1, keys] → the bias of the scores, [batch or 1, heads, queries, keys]. */
   bias(queries: Tensor, keys: Tensor): Tensor {
     const distance = sub(unsqueeze(keys, 1), unsqueeze(queries, 2));
-    return transpose(this.relative_attention_bias!.forward(buckets(distance, this.#config, this.#bidirectional)), [0, 3, 1, 2]);
+    const { relative_attention_num_buckets: count, relative_attention_max_distance: furthest } = this.#config;
+    const buckets = distanceBuckets(distance, { count, furthest, bidirectional: this.#bidirectional });
+    return transpose(this.relative_attention_bias!.forward(buckets), [0, 3, 1, 2]);
   }
 
   keyValues(x: Tensor): KeyValues {

@@ -7,12 +7,12 @@
  * Images have one size, the model's. Dropout is left out. Module and parameter names equal those of Hugging Face checkpoints.
  */
 import { z } from "zod";
-import type { Tensor } from "../graph/index.ts";
-import { activation, activationNames, type Initializer, type Layer, LayerNorm, Module } from "../nn/index.ts";
-import { add } from "../ops/index.ts";
-import { ImageEncoder, type ImageFamilyOptions, type ImageFeatures, type ImageHead, imageFamily } from "./image-model.ts";
-import { Dense, LayerStack, PatchAttention, PatchEmbedding, patchFields, tokenOf } from "./patch-embedding.ts";
-import { checkMultiple, layerCount, parseConfig, size } from "./read-config.ts";
+import type { Tensor } from "../../graph/index.ts";
+import { activation, activationNames, type Initializer, type Layer, LayerNorm, Module } from "../../nn/index.ts";
+import { add } from "../../ops/index.ts";
+import { ImageEncoder, type ImageFamilyOptions, type ImageFeatures, type ImageHead, imageFamily } from "../image-model.ts";
+import { Dense, LayerStack, PatchAttention, PatchEmbedding, patchFields, tokenOf } from "../patch-embedding.ts";
+import { checkMultiple, layerCount, parseConfig, size } from "../read-config.ts";
 
 const configSchema = z.looseObject({
   model_type: z.string().default("vit"),

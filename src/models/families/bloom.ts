@@ -6,7 +6,7 @@
  * - the embedding serves as the head
  */
 import { z } from "zod";
-import { currentGraph, type Tensor } from "../graph/index.ts";
+import { currentGraph, type Tensor } from "../../graph/index.ts";
 import {
   attend,
   DecoderContext,
@@ -21,12 +21,12 @@ import {
   Linear,
   Module,
   runLayers,
-} from "../nn/index.ts";
-import { add, cast, geluTanh, mul, reshape } from "../ops/index.ts";
-import { DecoderModel } from "./causal-lm.ts";
-import { decoderFamily } from "./decoder-family.ts";
+} from "../../nn/index.ts";
+import { add, cast, geluTanh, mul, reshape } from "../../ops/index.ts";
+import { DecoderModel } from "../causal-lm.ts";
+import { decoderFamily } from "../decoder-family.ts";
+import { badConfig, layerCount, parseConfig, size } from "../read-config.ts";
 import { splitByHead } from "./gpt-neox.ts";
-import { badConfig, layerCount, parseConfig, size } from "./read-config.ts";
 
 const schema = z.looseObject({
   model_type: z.literal("bloom"),
