@@ -69,7 +69,7 @@ export async function benchDecode(options: DecodeBenchOptions = {}): Promise<Rec
     ...(!options.smoke && { millisecondsAtPast448: best.millisecondsAt(448) }),
     tokensPerSecondByThreads: Object.fromEntries(runs.map((run) => [run.threads, round(run.tokensPerSecond, 0)])),
     compileSeconds: round(best.compileSeconds, 2),
-    weights: isBuilt ? directory : "random, of sapling's shape",
+    ...(!options.model && { weights: isBuilt ? directory : "random, of sapling's shape" }),
   };
 }
 

@@ -6,6 +6,7 @@ import { benchDecode } from "./decode.ts";
 import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
+import { randomCheckpoint } from "./random-checkpoint.ts";
 import { benchStep, type StepBenchOptions } from "./step.ts";
 
 interface Flags {
@@ -42,6 +43,17 @@ const benches: Record<string, { summary: string; run(flags: Flags): Promise<Reco
     run: (f) => benchFirstToken({ smoke: f.smoke ?? false, repeats: Math.min(5, Number(f.repeats)), peer: f.peer }),
   },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
+  "smollm2-decode": {
+    summary: "the same, with random float32 weights of SmolLM2-135M's shape",
+    async run(f) {
+      const checkpoint = randomCheckpoint("SmolLM2-135M", f.smoke ? 1 : 30, "float32");
+      try {
+        return await benchDecode({ smoke: f.smoke ?? false, model: checkpoint.directory, profile: f.profile });
+      } finally {
+        checkpoint.remove();
+      }
+    },
+  },
 };
 
 const program = new Command("bench").description("Measure speed and memory.").showHelpAfterError();
