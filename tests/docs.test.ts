@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
+import { createProgram } from "../src/cli/program.ts";
 import { families } from "../src/models/families/index.ts";
 
 test("the page of models names every model type that is run", () => {
@@ -9,4 +10,27 @@ test("the page of models names every model type that is run", () => {
     .flatMap(({ modelTypes }) => modelTypes)
     .filter((type) => !rows.some((row) => new RegExp(`[ ,]${type}[ ,]`).test(row)));
   expect(missing).toEqual([]);
+});
+
+describe("the page of the command", () => {
+  const page = readFileSync(new URL("../docs/command.md", import.meta.url), "utf8");
+
+  test.each(createProgram().commands.map((command) => [command.name(), command] as const))(
+    "%s: its options and their defaults",
+    (name, command) => {
+      const start = page.indexOf(`\n## ${name}\n`);
+      expect(start).toBeGreaterThan(0);
+      const section = page.slice(start, page.indexOf("\n## ", start + 1) >>> 0);
+      const options = command.options.map((option) => option.long!);
+      expect(options.filter((option) => !section.includes(option))).toEqual([]);
+      for (const row of section.split("\n").filter((line) => line.startsWith("| `--"))) {
+        const [, flags, value] = row.split("|");
+        const named = [...flags!.matchAll(/--[a-z-]+/g)].map(([option]) => option);
+        expect(named.filter((option) => !options.includes(option))).toEqual([]);
+        const { defaultValue, defaultValueDescription, mandatory } = command.options.find(({ long }) => long === named[0])!;
+        if (mandatory) expect(value).toContain("required");
+        if (defaultValue !== undefined) expect(value!.trim().replaceAll("`", "")).toBe(defaultValueDescription ?? String(defaultValue));
+      }
+    },
+  );
 });

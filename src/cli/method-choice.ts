@@ -28,7 +28,11 @@ export function addMethodOptions(command: Command): Command {
     .option("--rank <n>", "LoRA rank", integer(1), loraDefaults.rank)
     .option("--alpha <n>", "LoRA scale numerator (default: twice the rank)", number(1e-6))
     .option("--dropout <p>", "LoRA dropout", number(0, 0.99), loraDefaults.dropout)
-    .option("--targets <names>", "layers that LoRA adapts, e.g. q_proj,v_proj", list, loraDefaults.targets)
+    .addOption(
+      new Option("--targets <names>", "layers that LoRA adapts, e.g. q_proj,v_proj")
+        .argParser(list)
+        .default(loraDefaults.targets, loraDefaults.targets.join()),
+    )
     .option(
       "--method-options <options>",
       "further options of the method, as name=value (several times) or JSON; espalier methods <name> lists them",

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import { writeSafetensors } from "../../checkpoints/index.ts";
 import { EspalierError, Random } from "../../graph/index.ts";
 import { tokenizerFromDirectory } from "../../inputs/text/tokenizer-directory.ts";
@@ -41,7 +41,11 @@ export function exportCommand(): Command {
     )
     .option("--adapter <adapter>", "adapter to merge into the weights: a directory, or org/name on the Hub")
     .option("--adapter-inputs", "do not merge: the adapter's tensors become inputs of the graph and are saved beside it")
-    .option("--dtype <types>", "how weights are stored: f32, f16, int8, or several with commas between", dtypes, ["f32"])
+    .addOption(
+      new Option("--dtype <types>", "how weights are stored: f32, f16, int8, or several with commas between")
+        .argParser(dtypes)
+        .default(["f32"], "f32"),
+    )
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: ExportFlags) => {
       const terminal = new Terminal();

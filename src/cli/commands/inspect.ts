@@ -1,5 +1,5 @@
 import { writeFileSync } from "node:fs";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { EspalierError, elementCount } from "../../graph/index.ts";
 import { loadCausalLM } from "../../models/index.ts";
 import { encode } from "../../onnx/index.ts";
@@ -30,7 +30,12 @@ const usualShareOfPeak = 0.75;
 export function inspectCommand(): Command {
   const command = new Command("inspect")
     .description("Show a model's size and what a training step would cost, before anything runs.")
-    .option("--model <model>", "model: a directory, or org/name on the Hugging Face Hub (default: the embedded sapling)", defaultModel);
+    .addOption(
+      new Option("--model <model>", "model: a directory, or org/name on the Hugging Face Hub").default(
+        defaultModel,
+        "the embedded sapling",
+      ),
+    );
   return addMethodOptions(command)
     .option("--batch-size <n>", "sequences per batch", integer(1), 16)
     .option("--max-length <n>", "tokens per sequence", integer(2), 256)

@@ -82,7 +82,12 @@ export function trainCommand(): Command {
   const command = new Command("train")
     .description("Adapt a pre-trained model to your data.")
     .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
-    .option("--model <model>", "base model: a directory, or a name on the Hugging Face Hub (default: the embedded sapling)", defaultModel)
+    .addOption(
+      new Option("--model <model>", "base model: a directory, or a name on the Hugging Face Hub").default(
+        defaultModel,
+        "the embedded sapling",
+      ),
+    )
     .addOption(baseDtypeOption())
     .option("--eval-data <file>", "held-out data; without it a part of --data is held out")
     .addOption(
