@@ -77,6 +77,8 @@ export abstract class SequenceClassifier extends Module {
   abstract get head(): Layer;
   /** Whether the head has initial values only, because no checkpoint brought any. */
   headIsFresh = true;
+  /** Paths of the modules that a checkpoint brought no values for: the head, and a pooler below it. An adapter has to bring theirs. */
+  freshModules: readonly string[] = [];
   /** `ids` int64 [batch, time], right-padded; `lengths` int64 [batch]: the tokens of each row → logits [batch, labels]. */
   abstract override forward(ids: Tensor, lengths: Tensor): Tensor;
 }

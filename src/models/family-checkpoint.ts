@@ -49,12 +49,16 @@ export interface FillOptions {
   otherHeads?: boolean;
 }
 
-/** Gives every parameter its tensor: exactly the checkpoint's tensors must find a place. */
+/**
+ * Gives every parameter its tensor: exactly the checkpoint's tensors must find a place.
+ *
+ * @returns the names of the parameters that keep their initial values
+ */
 export function fill(
   model: Module,
   { family, checkpoint: { directory, tensors } }: Opened<Task>,
   { unused, otherHeads = false }: FillOptions,
-): void {
+): string[] {
   const inBase = (name: string) => name.startsWith(`${family.prefix}.`);
   const mayBeFresh = (name: string) => family.optional?.test(name) || (otherHeads && !inBase(name));
   const parameters = new Map([...model.namedParameters()].filter(([name]) => tensors.has(name) || !mayBeFresh(name)));
@@ -64,6 +68,7 @@ export function fill(
     }),
   );
   for (const [name, parameter] of parameters) parameter.storage = checkedFloat(name, tensors.get(name)!, directory);
+  return Array.from(model.namedParameters(), ([name]) => name).filter((name) => !parameters.has(name));
 }
 
 /**

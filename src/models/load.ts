@@ -31,7 +31,8 @@ export function loadSequenceClassifier(directory: string, labels: readonly strin
   const model: SequenceClassifier = opened.build(opened.config, labels.length, options.seed);
   model.headIsFresh = !opened.checkpoint.tensors.has(`${model.head.path}.weight`);
   if (!model.headIsFresh) checkLabels(opened.config, labels, directory);
-  fill(model, opened, { otherHeads: true });
+  const fresh = fill(model, opened, { otherHeads: true });
+  model.freshModules = [...new Set(fresh.map((name) => name.slice(0, name.lastIndexOf("."))))];
   return model;
 }
 

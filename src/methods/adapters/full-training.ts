@@ -1,6 +1,6 @@
 /** What adapters train beside their own parameters: whole modules and biases. */
 import { EspalierError, nearestNames } from "../../graph/index.ts";
-import { CausalLM } from "../../models/causal-lm.ts";
+import { CausalLM, SequenceClassifier } from "../../models/causal-lm.ts";
 import type { Module } from "../../nn/index.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
 import type { Graft } from "./graft.ts";
@@ -8,6 +8,15 @@ import { endsWithName, liesIn } from "./targets.ts";
 
 /** Heads of classifiers, as PEFT trains them in full without being asked. */
 export const classifierHeads = ["score", "classifier"] as const;
+
+/**
+ * The modules that a new adapter takes whole: those of these names, and with a head all that is as new as the head, such as a pooler. Whoever loads
+ * the adapter has other initial values there.
+ */
+export function wholeModules(model: Module, names: readonly string[]): string[] {
+  const withHead = model instanceof SequenceClassifier && classifierHeads.some((head) => names.includes(head));
+  return [...names, ...(withHead ? model.freshModules.filter((path) => !liesIn(path, names)) : [])];
+}
 
 /** Unties a head from its embedding where `names` mean only one of the two, or both as modules of their own. */
 export function untieFor(graft: Graft, isMeant: (path: string) => boolean, why: string): void {

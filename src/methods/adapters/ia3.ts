@@ -1,10 +1,10 @@
 import { z } from "zod";
 import { type PeftConfig, type PeftConfigInput, parsePeftConfig, writePeftAdapter } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
-import { LinearLayer } from "../../nn/index.ts";
+import { LinearLayer, type Module } from "../../nn/index.ts";
 import type { Method } from "../../train/method.ts";
 import { defineMethod } from "../define.ts";
-import { classifierHeads, takeOwn, trainInFull, untieFor } from "./full-training.ts";
+import { classifierHeads, takeOwn, trainInFull, untieFor, wholeModules } from "./full-training.ts";
 import { Graft } from "./graft.ts";
 import { Ia3Linear } from "./ia3-linear.ts";
 import { mergeAdapters } from "./merge.ts";
@@ -20,7 +20,7 @@ const schema = z.strictObject({
   feedForward: names.default(["down_proj"]),
   /** Targets left out. */
   exclude: names.optional(),
-  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there. */
+  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there, and bring along what else of a new head has initial values. */
   modulesToSave: z.array(z.string()).default([...classifierHeads]),
 });
 
@@ -44,7 +44,7 @@ export const ia3 = defineMethod(
   },
   schema,
   (options): Method => {
-    const config = parsePeftConfig<"IA3">(
+    const plain = parsePeftConfig<"IA3">(
       {
         peft_type: "IA3",
         target_modules: options.targets,
@@ -56,13 +56,15 @@ export const ia3 = defineMethod(
       },
       "ia3",
     );
+    const configFor = (model: Module) => ({ ...plain, modules_to_save: wholeModules(model, options.modulesToSave) });
     return {
       name: "ia3",
       options,
       weights(model) {
-        graftIa3(new Graft(model), config, false);
+        graftIa3(new Graft(model), configFor(model), false);
       },
       save(directory, { base, parameters, model }) {
+        const config = configFor(model);
         const parts = savedParts(model, parameters, config);
         const adapted = [...model.namedModules()].flatMap(([, module]) => (module instanceof Ia3Linear ? [module.base] : []));
         const complete: PeftConfigInput<"IA3"> = {

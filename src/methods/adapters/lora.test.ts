@@ -10,7 +10,7 @@ import { floats, Linear, Module, ones, zeros } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights } from "../../train/method.ts";
-import { loadAdapter, lora, mergeAdapters } from "../index.ts";
+import { ia3, loadAdapter, lora, mergeAdapters } from "../index.ts";
 import { LoraLinear } from "./lora-linear.ts";
 
 const fixtures = "tests/fixtures";
@@ -60,6 +60,17 @@ describe("adapters that PEFT wrote", () => {
     loadAdapter(model, join(fixtures, "llama-tiny-seqcls-lora"));
     const lengths = attention_mask!.map((row) => row.reduce((a, b) => a + b));
     expect(distance(await classLogits(model, input_ids, lengths), expectedLogits("llama-tiny-seqcls-lora"))).toBeLessThan(1e-5);
+  });
+
+  test("an encoder's logits equal PEFT's, which trains all of DistilBERT's head where it names the last layer", async () => {
+    const model = loadSequenceClassifier(join(fixtures, "encoder-distilbert"), ["a", "b"]);
+    const { parameters } = loadAdapter(model, join(fixtures, "distilbert-seqcls-lora"));
+    const { input_ids } = expected("distilbert-seqcls-lora");
+    expect(distance(await classLogits(model, input_ids, [10, 10]), expectedLogits("distilbert-seqcls-lora"))).toBeLessThan(1e-5);
+    lora({ rank: 2, alpha: 4, targets: ["q_lin", "v_lin"] }).save!(directory, { model, base: "base", parameters });
+    const [theirs, ours] = [readPeftAdapter(join(fixtures, "distilbert-seqcls-lora")), readPeftAdapter(directory)];
+    expect([...ours.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
+    expect(ours.config.modules_to_save).toEqual(["pre_classifier", "classifier"]);
   });
 
   test("saving what was loaded gives PEFT's names and values back", () => {
@@ -204,4 +215,20 @@ describe("options", () => {
     expect(start(1)).toEqual(start(1));
     expect(start(1)).not.toEqual(start(2));
   });
+});
+
+test.each([
+  ["encoder-distilbert", lora({ rank: 2, targets: "all-linear" })],
+  ["encoder-bert", lora({ rank: 2, targets: ["query", "pooler.dense"] })],
+  ["encoder-bert", ia3({ targets: ["key", "value"] })],
+])("%s: what a new classifier has beside its last layer is saved with the adapter, whatever the seed of the base", async (base, method) => {
+  const open = (seed: number) => loadSequenceClassifier(join(fixtures, base), ["a", "b"], { seed });
+  const model = open(1);
+  applyWeights(model, [method]);
+  const rows = [[2, 5, 9, 11, 3]];
+  const logits = await classLogits(model, rows, [5]);
+  await method.save!(directory, { model, base, parameters: model.trainableParameters() });
+  const again = open(2);
+  loadAdapter(again, directory);
+  expect(await classLogits(again, rows, [5])).toEqual(logits);
 });

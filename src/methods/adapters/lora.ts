@@ -5,7 +5,7 @@ import { LinearLayer } from "../../nn/index.ts";
 import type { Method } from "../../train/method.ts";
 import { defineMethod } from "../define.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
-import { classifierHeads } from "./full-training.ts";
+import { classifierHeads, wholeModules } from "./full-training.ts";
 import { Graft } from "./graft.ts";
 import { graftLora } from "./lora-graft.ts";
 import { mergeAdapters } from "./merge.ts";
@@ -40,7 +40,7 @@ const schema = z.strictObject({
   updateBias: z.boolean().default(false),
   /** How A starts: PyTorch's default for a Linear, or N(0, 1/rank²). B starts at zero; of an embedding it is the other way round. */
   init: z.enum(["kaiming", "gaussian"]).default("kaiming"),
-  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there. */
+  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there, and bring along what else of a new head has initial values. */
   modulesToSave: z.array(z.string()).default([...classifierHeads]),
   /** Tokens whose rows of the input embedding are trained, as those that were added. */
   tokens: z.array(z.int().nonnegative()).optional(),
@@ -70,15 +70,17 @@ export const lora = defineMethod(
   },
   schema,
   (options): Method => {
-    const config = configOf(options);
+    const plain = configOf(options);
+    const configFor = (model: Module) => ({ ...plain, modules_to_save: wholeModules(model, options.modulesToSave) });
     return {
       name: "lora",
       options,
       weights(model) {
-        graftLora(new Graft(model), config, options);
+        graftLora(new Graft(model), configFor(model), options);
       },
       save(directory, { base, parameters, model }) {
         // What other methods have unfrozen is theirs to save.
+        const config = configFor(model);
         const parts = savedParts(model, parameters, config);
         const complete: PeftConfigInput = {
           ...config,

@@ -138,8 +138,15 @@ export function savedParts(
     name.endsWith(".bias") &&
     (bias === "all" || (bias === "lora_only" && model.module(name.slice(0, -".bias".length)) instanceof AdapterLayer));
   const parameters = trained.filter(({ name }) => own[config.peft_type].test(name) || liesIn(name, full) || isTrainedBias(name));
-  const saved = full.filter((name) => parameters.some((p) => liesIn(p.name, [name])));
+  // By their whole names, as those alone keep PEFT from adapting the modules as well.
+  const saved = [...new Set(full.flatMap((name) => parameters.flatMap((p) => wholeName(p.name, name) ?? [])))];
   return { tensors: new Map(parameters.map((p) => [p.name, p.storage])), config: { modules_to_save: saved.length > 0 ? saved : null } };
+}
+
+/** `pre_classifier` of the ending "classifier" in `pre_classifier.weight`; undefined where the path has no such module. */
+function wholeName(path: string, ending: string): string | undefined {
+  const at = `${path}.`.indexOf(`${ending}.`);
+  return at < 0 ? undefined : path.slice(path.lastIndexOf(".", at - 1) + 1, at + ending.length);
 }
 
 /** PEFT's name of what a model does; null where it has none, and its adapters are for any. */

@@ -61,8 +61,11 @@ function noTarget(unmatched: readonly string[], layers: readonly [string, Target
 
 export const endsWithName = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
 
-/** Whether a parameter or module lies in a module of such a name. */
-export const liesIn = (path: string, modules: readonly string[]): boolean => modules.some((name) => `.${path}.`.includes(`.${name}.`));
+/**
+ * Whether a parameter or module lies in a module whose path ends in such a name, in the middle of a word too: PEFT trains DistilBERT's
+ * `pre_classifier` where "classifier" is named.
+ */
+export const liesIn = (path: string, modules: readonly string[]): boolean => modules.some((name) => `${path}.`.includes(`${name}.`));
 
 /** Whether a path is meant by endings or by a regular expression. */
 export function matchesNames(names: Targets | null | undefined, what: string): (path: string) => boolean {
