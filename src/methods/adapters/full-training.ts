@@ -10,12 +10,12 @@ import { endsWithName, liesIn } from "./targets.ts";
 export const classifierHeads = ["score", "classifier"] as const;
 
 /**
- * The modules that a new adapter takes whole: those of these names, and with a head all that is as new as the head, such as a pooler. Whoever loads
- * the adapter has other initial values there.
+ * The modules that a new adapter takes whole: those of these names, and of a classifier all that no checkpoint brought, as its head. Whoever loads the
+ * adapter has other initial values there.
  */
 export function wholeModules(model: Module, names: readonly string[]): string[] {
-  const withHead = model instanceof SequenceClassifier && classifierHeads.some((head) => names.includes(head));
-  return [...names, ...(withHead ? model.freshModules.filter((path) => !liesIn(path, names)) : [])];
+  const fresh = model instanceof SequenceClassifier ? model.freshModules : [];
+  return [...names, ...fresh.filter((path) => !liesIn(path, names))];
 }
 
 /** Unties a head from its embedding where `names` mean only one of the two, or both as modules of their own. */

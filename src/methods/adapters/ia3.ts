@@ -20,7 +20,7 @@ const schema = z.strictObject({
   feedForward: names.default(["down_proj"]),
   /** Targets left out. */
   exclude: names.optional(),
-  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there, and bring along what else of a new head has initial values. */
+  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there; a new head is always taken. */
   modulesToSave: z.array(z.string()).default([...classifierHeads]),
 });
 

@@ -221,7 +221,8 @@ test.each([
   ["encoder-distilbert", lora({ rank: 2, targets: "all-linear" })],
   ["encoder-bert", lora({ rank: 2, targets: ["query", "pooler.dense"] })],
   ["encoder-bert", ia3({ targets: ["key", "value"] })],
-])("%s: what a new classifier has beside its last layer is saved with the adapter, whatever the seed of the base", async (base, method) => {
+  ["llama-tiny", lora({ rank: 2, modulesToSave: ["embed_tokens"] })],
+])("%s: all of a classifier's new head is saved with the adapter, whatever the seed of the base", async (base, method) => {
   const open = (seed: number) => loadSequenceClassifier(join(fixtures, base), ["a", "b"], { seed });
   const model = open(1);
   applyWeights(model, [method]);

@@ -40,7 +40,7 @@ const schema = z.strictObject({
   updateBias: z.boolean().default(false),
   /** How A starts: PyTorch's default for a Linear, or N(0, 1/rank²). B starts at zero; of an embedding it is the other way round. */
   init: z.enum(["kaiming", "gaussian"]).default("kaiming"),
-  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there, and bring along what else of a new head has initial values. */
+  /** Modules trained in full and saved with the adapter, such as a classification head. Those of classifiers need not be there; a new head is always taken. */
   modulesToSave: z.array(z.string()).default([...classifierHeads]),
   /** Tokens whose rows of the input embedding are trained, as those that were added. */
   tokens: z.array(z.int().nonnegative()).optional(),
