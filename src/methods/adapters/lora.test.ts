@@ -233,3 +233,8 @@ test.each([
   loadAdapter(again, directory);
   expect(await classLogits(again, rows, [5])).toEqual(logits);
 });
+
+test("an ending that is given as a single text, which must match the whole path, is refused with what to write instead", () => {
+  const model = loadCausalLM(join(fixtures, "llama-tiny"));
+  expect(() => applyWeights(model, [lora({ targets: "q_proj" })])).toThrow(/regular expression for the whole path; give endings as a list/);
+});

@@ -49,13 +49,13 @@ export function findTargets(model: Module, selection: Selection): [path: string,
   return found;
 }
 
-function noTarget(unmatched: readonly string[], layers: readonly [string, TargetLayer][], { kinds }: Selection): EspalierError {
+function noTarget(unmatched: readonly string[], layers: readonly [string, TargetLayer][], { kinds, targets }: Selection): EspalierError {
   const endings = [...new Set(layers.map(([path]) => path.split(".").at(-1)!))];
   const [first = ""] = unmatched;
   const [what, all] = kinds === "linear or embedding" ? ["Linear or Embedding", "Linears and Embeddings"] : ["Linear", "Linears"];
   return new EspalierError(
     "no-target",
-    `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no ${what} of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's ${all} are called ${endings.join(", ")}.`,
+    `The target ${unmatched.map((t) => JSON.stringify(t)).join(", ") || "list"} matches no ${what} of the model. Nearest: ${nearestNames(first, endings).join(", ")}. The model's ${all} are called ${endings.join(", ")}.${typeof targets === "string" ? ' A single text is a regular expression for the whole path; give endings as a list, as ["q_proj"].' : ""}`,
   );
 }
 
