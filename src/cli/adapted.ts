@@ -94,7 +94,9 @@ async function open(base: string, record: TaskRecord | undefined, baseDtype: Bas
     say(vocabularyNote(tokenizer, model));
     return { kind: "classification", tokenizer, base, model, record };
   }
-  if (checkpoint.tensors.has("score.weight"))
+  const { architectures } = checkpoint.config as { architectures?: unknown };
+  const classifies = Array.isArray(architectures) && architectures.some((name) => String(name).endsWith("ForSequenceClassification"));
+  if (classifies || checkpoint.tensors.has("score.weight"))
     throw new EspalierError(
       "no-record",
       `${base} is a classifier, but no ${recordFile} there says how its labels are called and how a text is put to it. Only classifiers of espalier train and espalier merge can be used.`,

@@ -168,6 +168,7 @@ describe("options", () => {
 
   test("rank 0 is refused with the option's name", () => {
     expect(() => lora({ rank: 0 })).toThrow(/lora: wrong options:\n {2}rank: /);
+    expect(() => lora({ rank: 1e9 })).toThrow(/lora: wrong options:\n {2}rank: /);
   });
 
   test("an unknown option is refused", () => {

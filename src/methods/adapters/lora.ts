@@ -16,7 +16,11 @@ const positive = z.record(z.string(), z.number().positive());
 
 const schema = z.strictObject({
   /** Rank of the update. */
-  rank: z.int().positive().default(8),
+  rank: z
+    .int()
+    .positive()
+    .max(2 ** 14)
+    .default(8),
   /** The update is scaled by alpha / rank. */
   alpha: z.number().positive().default(16),
   /** Probability of zeroing an input of the update while training. */
