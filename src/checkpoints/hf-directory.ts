@@ -79,8 +79,8 @@ export function saveCheckpoint(
   directory: string,
   checkpoint: { config: unknown; tensors: NamedStorages; extraFiles?: Readonly<Record<string, string | Uint8Array>> },
 ): void {
-  const extra = Object.entries(checkpoint.extraFiles ?? {});
-  for (const [name] of extra) {
+  const extra = checkpoint.extraFiles ?? {};
+  for (const name of Object.keys(extra)) {
     if (name !== configName && name !== weightsName && isInnerPath(name)) continue;
     throw new EspalierError(
       "checkpoint-file-name",
@@ -89,13 +89,18 @@ export function saveCheckpoint(
   }
   makeDirectory(directory);
   writeSafetensors(join(directory, weightsName), checkpoint.tensors, pytorchMetadata);
-  for (const [name, content] of extra) {
+  writeFiles(directory, extra);
+  writeJson(join(directory, configName), checkpoint.config);
+}
+
+/** Writes files by their paths in a directory, each atomically; folders are made where they are missing. */
+export function writeFiles(directory: string, files: Readonly<Record<string, string | Uint8Array>>): void {
+  for (const [name, content] of Object.entries(files)) {
     const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
     const file = join(directory, name);
     makeDirectory(dirname(file));
     writeFileAtomically(file, (append) => append(bytes));
   }
-  writeJson(join(directory, configName), checkpoint.config);
 }
 
 /** transformers refuses a file that does not say which framework's layout it holds. */

@@ -13,7 +13,7 @@ export { writeFileAtomically } from "./atomic-file.ts";
 export { GgufFile, type GgufTensor } from "./gguf/gguf-file.ts";
 export { saveLoraGguf } from "./gguf/lora-gguf.ts";
 export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";
-export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint } from "./hf-directory.ts";
+export { type Checkpoint, findGguf, makeDirectory, openCheckpoint, saveCheckpoint, writeFiles } from "./hf-directory.ts";
 export { type DownloadOptions, type DownloadProgress, downloadModel } from "./hub/download-model.ts";
 export { type HubId, parseHubId } from "./hub/hub-id.ts";
 export { jsonFloat, readJsonFile, readJsonObject, readJsonToCopy, writeJson } from "./json-file.ts";

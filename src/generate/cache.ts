@@ -52,6 +52,7 @@ export class KeyValueCache {
 
   /** Row `i` becomes what row `rows[i]` was: rows may be repeated, left out and added. */
   reorder(rows: readonly number[]): void {
+    if (rows.length === this.#batch && rows.every((row, i) => row === i)) return;
     const row = this.#kvHeads * this.#capacity * this.#width;
     this.#buffers = this.#buffers.map((buffer) => {
       const reordered = new Float32Array(rows.length * row);

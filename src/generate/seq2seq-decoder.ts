@@ -10,7 +10,7 @@ const [batch, source, past] = [symbol("batch"), symbol("source"), symbol("past")
 const int64 = (...shape: TensorType["shape"]): TensorType => ({ dtype: "int64", shape });
 
 /** The inputs of an encoder of text: right-padded ids and the mask of what is no padding. */
-export const textSource: Readonly<Record<string, TensorType>> = { ids: int64(batch, source), attentionMask: int64(batch, source) };
+const textSource: Readonly<Record<string, TensorType>> = { ids: int64(batch, source), attentionMask: int64(batch, source) };
 
 /** Cross-attention's keys and values of a layer, and the mask: what the encoder's program gives to the decoder's. */
 const sourceNames = (layers: number): string[] => Array.from({ length: layers }, (_, i) => [`source.${i}.key`, `source.${i}.value`]).flat();

@@ -112,8 +112,6 @@ const readers: Readonly<Record<string, BlockReader>> = {
   Q6_K: q6_k,
 };
 
-export const isQuantized = (type: GgmlType): boolean => type.blockSize > 1;
-
 /**
  * The values of whole blocks of a quantised type.
  *

@@ -89,15 +89,7 @@ export class JinjaTemplate {
   }
 }
 
-/** Literal text of a template: what stands outside of its tags, and its strings. */
-export function literalTexts(source: string): string[] {
-  return lex(source)
-    .filter(({ type }) => type === "Text" || type === "StringLiteral")
-    .map(({ value }) => value);
-}
-
-const lex = (source: string) => library.tokenize(source, { lstrip_blocks: true, trim_blocks: true });
-const parse = (source: string): Program => library.parse(lex(source));
+const parse = (source: string): Program => library.parse(library.tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
 
 // transformers' tag `{% generation %}…{% endgeneration %}` is to Jinja a call block of a macro that writes the marks around the block:
 // it has the same scope and, being a block tag, the same rules about the blanks around it. The library by itself drops the tag.

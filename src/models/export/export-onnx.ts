@@ -1,7 +1,7 @@
 /** A model → a directory that transformers.js runs, and any ONNX Runtime. */
 import { existsSync, readdirSync, realpathSync, rmSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
-import { findGguf, makeDirectory, type WrittenOnnx, writeFileAtomically, writeJson, writeOnnxFile } from "../../checkpoints/index.ts";
+import { join, resolve } from "node:path";
+import { findGguf, makeDirectory, type WrittenOnnx, writeFiles, writeJson, writeOnnxFile } from "../../checkpoints/index.ts";
 import { EspalierError, type Shape, type Variable } from "../../graph/index.ts";
 import { CausalLM } from "../causal-lm.ts";
 import { configToSave, filesToCopy } from "../save.ts";
@@ -61,12 +61,7 @@ export function exportOnnx(directory: string, model: ExportableModel, options: E
       written.push({ ...made, dtype, part });
     }
   }
-  for (const [name, content] of Object.entries(filesToCopy(source, model))) {
-    const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-    const file = join(directory, name);
-    makeDirectory(dirname(file));
-    writeFileAtomically(file, (append) => append(bytes));
-  }
+  writeFiles(directory, filesToCopy(source, model));
   const config = configToSave(model, options, "f32");
   const generation = join(directory, "generation_config.json");
   if ((model instanceof CausalLM || isSeq2Seq(model)) && !existsSync(generation)) writeJson(generation, tokenIds(config));
