@@ -12,7 +12,7 @@ import { countMatmulFlops, lessOrEqual, range, unsqueeze } from "../src/ops/inde
 import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { applyWeights } from "../src/train/method.ts";
-import { causalLanguageModel, type Objective } from "../src/train/objectives.ts";
+import { causalLanguageModel, type Objective } from "../src/train/objectives/index.ts";
 import { adamW, oneGroup } from "../src/train/optimizers.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
 import { median, round, settle } from "./machine.ts";

@@ -12,7 +12,7 @@ import { LlamaForCausalLM } from "../../src/models/families/llama.ts";
 import { floats } from "../../src/nn/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { Evaluator } from "../../src/train/evaluate.ts";
-import { causalLanguageModel } from "../../src/train/objectives.ts";
+import { causalLanguageModel } from "../../src/train/objectives/index.ts";
 import { RunDirectory } from "../../src/train/run-directory.ts";
 import { saplingConfig, saplingTraining } from "./config.ts";
 import { modelCard, type SaplingResult } from "./model-card.ts";

@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { LlamaForCausalLM } from "../../src/models/families/llama.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { Evaluator } from "../../src/train/evaluate.ts";
-import { causalLanguageModel } from "../../src/train/objectives.ts";
+import { causalLanguageModel } from "../../src/train/objectives/index.ts";
 import { adamW } from "../../src/train/optimizers.ts";
 import { schedule } from "../../src/train/schedules.ts";
 import { train } from "../../src/train/trainer.ts";

@@ -1,7 +1,7 @@
 import type { BatchSource } from "../data/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import { type Jit, jit } from "../runtime/index.ts";
-import type { Objective } from "./objectives.ts";
+import type { Objective } from "./objectives/index.ts";
 
 export interface Evaluation {
   /** Σ total / Σ weight over the whole source, in nats for a cross-entropy. */

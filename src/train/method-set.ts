@@ -3,7 +3,7 @@ import { EspalierError, type Variable } from "../graph/index.ts";
 import type { Parameter } from "../nn/index.ts";
 import type { HostTensor } from "../runtime/index.ts";
 import type { GroupOptions, Method, Selection, StepContext } from "./method.ts";
-import type { Objective } from "./objectives.ts";
+import type { Objective } from "./objectives/index.ts";
 import type { ParameterGroup } from "./optimizers.ts";
 import type { StepReport } from "./train-options.ts";
 

@@ -12,7 +12,7 @@ import { hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { Evaluator } from "./evaluate.ts";
 import { applyWeights, type Method } from "./method.ts";
-import { causalLanguageModel } from "./objectives.ts";
+import { causalLanguageModel } from "./objectives/index.ts";
 import { adamW, sgd } from "./optimizers.ts";
 import type { TrainOptions } from "./train-options.ts";
 import { train } from "./trainer.ts";

@@ -2,7 +2,7 @@ import type { BatchSource } from "../data/index.ts";
 import type { Variable } from "../graph/index.ts";
 import type { Module, Parameter } from "../nn/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
-import type { Objective } from "./objectives.ts";
+import type { Objective } from "./objectives/index.ts";
 import type { StepReport } from "./train-options.ts";
 
 /**

@@ -9,7 +9,7 @@ import { type HostTensor, hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { applyWeights } from "./method.ts";
 import { MethodSet } from "./method-set.ts";
-import { causalLanguageModel } from "./objectives.ts";
+import { causalLanguageModel } from "./objectives/index.ts";
 import { adamW } from "./optimizers.ts";
 import { Accumulator, type StepOptions, stepFeeds, traceStep } from "./step.ts";
 

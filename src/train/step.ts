@@ -14,7 +14,7 @@ import {
 import { floats, inTraining, type Parameter } from "../nn/index.ts";
 import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "../runtime/index.ts";
-import type { Objective } from "./objectives.ts";
+import type { Objective } from "./objectives/index.ts";
 import type { OptimizerState, ParameterGroup } from "./optimizers.ts";
 
 export interface StepOptions {

@@ -2,7 +2,7 @@ import type { BatchSource } from "../data/index.ts";
 import type { Module } from "../nn/index.ts";
 import type { Device } from "../runtime/index.ts";
 import type { Method } from "./method.ts";
-import type { Objective } from "./objectives.ts";
+import type { Objective } from "./objectives/index.ts";
 import type { Optimizer } from "./optimizers.ts";
 import type { Schedule } from "./schedules.ts";
 

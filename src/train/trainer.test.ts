@@ -10,7 +10,7 @@ import { LlamaForCausalLM } from "../models/families/llama.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { Evaluator } from "./evaluate.ts";
 import { applyWeights } from "./method.ts";
-import { causalLanguageModel } from "./objectives.ts";
+import { causalLanguageModel } from "./objectives/index.ts";
 import { RunDirectory } from "./run-directory.ts";
 import { schedule } from "./schedules.ts";
 import type { TrainOptions } from "./train-options.ts";

@@ -5,7 +5,7 @@ import { Random } from "../../src/graph/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/families/llama.ts";
 import { hostTensor } from "../../src/runtime/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
-import { causalLanguageModel } from "../../src/train/objectives.ts";
+import { causalLanguageModel } from "../../src/train/objectives/index.ts";
 import { adamW } from "../../src/train/optimizers.ts";
 import type { TrainOptions } from "../../src/train/train-options.ts";
 

@@ -7,7 +7,7 @@ import { MatmulPeak } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { estimateStep } from "../../train/estimate.ts";
 import { applyWeights } from "../../train/method.ts";
-import { causalLanguageModel } from "../../train/objectives.ts";
+import { causalLanguageModel } from "../../train/objectives/index.ts";
 import { adamW, oneGroup } from "../../train/optimizers.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";

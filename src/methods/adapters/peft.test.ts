@@ -18,7 +18,7 @@ import {
 import { div } from "../../ops/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import { causalLanguageModel } from "../../train/objectives.ts";
+import { causalLanguageModel } from "../../train/objectives/index.ts";
 import { catalogue, type LoadedAdapter, loadAdapter, mergeAdapters } from "../index.ts";
 
 interface Expected {

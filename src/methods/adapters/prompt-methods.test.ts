@@ -10,7 +10,7 @@ import { floats } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
-import { causalLanguageModel, sequenceClassification } from "../../train/objectives.ts";
+import { causalLanguageModel, sequenceClassification } from "../../train/objectives/index.ts";
 import { adamW } from "../../train/optimizers.ts";
 import { train } from "../../train/trainer.ts";
 import { loadAdapter, lora, mergeAdapters, prefixTuning, promptTuning, pTuning } from "../index.ts";

@@ -9,7 +9,7 @@ import { loadCausalLM, saveModel, setBaseDtype } from "../../models/index.ts";
 import { Linear, QuantizedLinear } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import { causalLanguageModel } from "../../train/objectives.ts";
+import { causalLanguageModel } from "../../train/objectives/index.ts";
 import { adamW } from "../../train/optimizers.ts";
 import { train } from "../../train/trainer.ts";
 import { loadAdapter, lora, mergeAdapters } from "../index.ts";

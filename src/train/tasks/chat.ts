@@ -4,7 +4,7 @@ import { type ChatTemplate, encodeConversation, type Tokenizer, turnEnd } from "
 import type { CausalLM } from "../../models/causal-lm.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
-import { causalLanguageModel } from "../objectives.ts";
+import { causalLanguageModel } from "../objectives/index.ts";
 import { lengthBuckets } from "./classification.ts";
 import type { Task } from "./task.ts";
 

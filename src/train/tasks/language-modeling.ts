@@ -4,7 +4,7 @@ import type { Tokenizer } from "../../inputs/index.ts";
 import type { CausalLM } from "../../models/causal-lm.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
-import { causalLanguageModel } from "../objectives.ts";
+import { causalLanguageModel } from "../objectives/index.ts";
 import type { Task } from "./task.ts";
 
 export interface LanguageTaskOptions {

@@ -1,6 +1,6 @@
 import type { BatchSource } from "../../data/index.ts";
 import type { CausalLM, SequenceClassifier } from "../../models/causal-lm.ts";
-import type { Objective } from "../objectives.ts";
+import type { Objective } from "../objectives/index.ts";
 
 /** A model, what it learns from and how well it does: what the command trains and evaluates. */
 export interface Task {

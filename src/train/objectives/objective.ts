@@ -1,0 +1,16 @@
+import type { Tensor } from "../../graph/index.ts";
+
+/** What training minimises: `total / weight`, where both add up over the parts of a batch. */
+export interface Objective {
+  readonly name: string;
+  /** Traces the objective over one batch's inputs. Further outputs serve the evaluation. */
+  trace(inputs: Readonly<Record<string, Tensor>>): ObjectiveOutputs;
+}
+
+export interface ObjectiveOutputs {
+  /** Sum of the losses, a scalar. */
+  total: Tensor;
+  /** Number (or weight) of the targets, a scalar. */
+  weight: Tensor;
+  outputs?: Readonly<Record<string, Tensor>>;
+}
