@@ -13,5 +13,11 @@ export interface Batch {
 /** Batches as a pure function of the step (from 0), so that a resumed run sees what an uninterrupted one would have seen. */
 export interface BatchSource {
   readonly batchesPerEpoch: number;
+  /** A promise where batches are made elsewhere (read from files, in a worker): the next one is asked for before the present one is used. */
+  batch(step: number): Batch | Promise<Batch>;
+}
+
+/** A source whose batches are made on the spot. */
+export interface ImmediateBatchSource extends BatchSource {
   batch(step: number): Batch;
 }

@@ -1,6 +1,6 @@
 import { EspalierError } from "../graph/index.ts";
 import { hostTensor } from "../runtime/index.ts";
-import type { BatchSource } from "./batch-source.ts";
+import type { ImmediateBatchSource } from "./batch-source.ts";
 import { type BucketOptions, bucketPlan } from "./bucket-plan.ts";
 import type { EncodedExample } from "./sequences.ts";
 
@@ -17,7 +17,7 @@ export interface ClassificationBatchOptions extends BucketOptions {
 export function classificationBatches(
   examples: readonly EncodedExample[],
   options: ClassificationBatchOptions,
-): BatchSource & {
+): ImmediateBatchSource & {
   /** The index in `examples` of each row, −1 for a filler row. */
   indices(step: number): number[];
 } {

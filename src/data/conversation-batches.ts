@@ -1,7 +1,7 @@
 import { EspalierError } from "../graph/index.ts";
 import type { EncodedConversation } from "../inputs/index.ts";
 import { hostTensor } from "../runtime/index.ts";
-import type { BatchSource } from "./batch-source.ts";
+import type { ImmediateBatchSource } from "./batch-source.ts";
 import { type BucketOptions, bucketPlan } from "./bucket-plan.ts";
 import type { Truncation } from "./sequences.ts";
 
@@ -44,7 +44,7 @@ export interface ConversationBatchOptions extends BucketOptions {
  * Batches of conversations: `ids` and `targets`, int64 [batch, time], right-padded; targets of −100 do not count. They are filled as
  * {@link bucketPlan} says; filler rows without targets make every batch full.
  */
-export function conversationBatches(examples: readonly ConversationExample[], options: ConversationBatchOptions): BatchSource {
+export function conversationBatches(examples: readonly ConversationExample[], options: ConversationBatchOptions): ImmediateBatchSource {
   const { batchSize, padId, buckets } = options;
   const longest = buckets.at(-1) ?? 0;
   for (const { ids, description } of examples)

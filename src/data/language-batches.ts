@@ -1,6 +1,6 @@
 import { EspalierError, Random } from "../graph/index.ts";
 import { hostTensor } from "../runtime/index.ts";
-import type { BatchSource } from "./batch-source.ts";
+import type { ImmediateBatchSource } from "./batch-source.ts";
 
 export interface LanguageBatchOptions {
   batchSize: number;
@@ -17,7 +17,7 @@ export interface LanguageBatchOptions {
  * Every token but the first is a target exactly once per epoch. All batches have one shape; what the last window and the last batch lack
  * is filled with id 0 and target −100, which does not count. The order is a function of (seed, epoch) alone.
  */
-export function languageBatches(tokens: Int32Array | Uint16Array, options: LanguageBatchOptions): BatchSource {
+export function languageBatches(tokens: Int32Array | Uint16Array, options: LanguageBatchOptions): ImmediateBatchSource {
   const { batchSize, sequenceLength, seed = 0, shuffle = true } = options;
   for (const [name, value] of Object.entries({ "batch size": batchSize, "sequence length": sequenceLength })) {
     if (!Number.isInteger(value) || value < 1) {

@@ -1,4 +1,4 @@
-import type { BatchSource } from "../data/index.ts";
+import { type BatchSource, ReadAhead } from "../data/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import { type Jit, jit } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
@@ -28,8 +28,9 @@ export class Evaluator {
   ): Promise<Evaluation> {
     let total = 0;
     let weight = 0;
+    const batches = new ReadAhead(source, source.batchesPerEpoch);
     for (let step = 0; step < source.batchesPerEpoch; step++) {
-      const out = await this.#program(source.batch(step).feeds);
+      const out = await this.#program((await batches.take(step)).feeds);
       total += Number(out.total!.data[0]);
       weight += Number(out.weight!.data[0]);
       visit?.(step, out);

@@ -18,7 +18,7 @@ export interface Method {
   weights?(model: Module): void;
   /** Wraps the objective. */
   objective?(base: Objective): Objective;
-  /** Reorders, mixes or changes the training data. */
+  /** Reorders, mixes or changes the training data. Batches are asked for ahead of their step. */
   data?(source: BatchSource): BatchSource;
   /** Sets parameters apart that have a learning rate or weight decay of their own. */
   group?(parameter: Parameter): GroupOptions | undefined;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { config, counting, logged, options, weights } from "../../tests/train/counting.ts";
-import type { BatchSource } from "../data/index.ts";
+import type { BatchSource, ImmediateBatchSource } from "../data/index.ts";
 import { lora } from "../methods/index.ts";
 import { LlamaForCausalLM } from "../models/families/llama.ts";
 import { hostTensor } from "../runtime/index.ts";
@@ -72,7 +72,7 @@ describe("training", () => {
   });
 
   test("accumulating four batches equals one large batch", async () => {
-    const large: BatchSource = counting(8);
+    const large: ImmediateBatchSource = counting(8);
     // The same rows, two at a time.
     const parts: BatchSource = {
       batchesPerEpoch: 200,

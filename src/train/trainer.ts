@@ -1,4 +1,4 @@
-import type { BatchSource } from "../data/index.ts";
+import { type BatchSource, ReadAhead } from "../data/index.ts";
 import { EspalierError, type Traced, type Variable } from "../graph/index.ts";
 import { randomInputs } from "../nn/index.ts";
 import { type HostTensor, hostTensor, type Jit, jitTraced } from "../runtime/index.ts";
@@ -23,6 +23,7 @@ class Trainer {
   readonly #o: TrainOptions;
   readonly #accumulate: number;
   readonly #data: BatchSource;
+  readonly #batches: ReadAhead;
   readonly #optimizer: OptimizerState;
   readonly #methods: MethodSet;
   readonly #variables: readonly Variable[];
@@ -53,6 +54,7 @@ class Trainer {
     const parameters = model.trainableParameters();
     this.#methods = new MethodSet(methods, parameters);
     this.#data = this.#methods.data(options.data);
+    this.#batches = new ReadAhead(this.#data, options.steps * accumulate);
     this.#optimizer = options.optimizer.create(this.#methods.groups);
     this.#lasting = [...parameters, ...this.#methods.variables];
     this.#variables = [...this.#lasting, ...this.#optimizer.variables];
@@ -183,7 +185,7 @@ class Trainer {
     const descriptions: string[] = [];
     for (let part = 0; part < this.#accumulate; part++) {
       const index = (step - 1) * this.#accumulate + part;
-      const batch = this.#data.batch(index);
+      const batch = await this.#batches.take(index);
       const feeds = { ...batch.feeds, ...further };
       await prepare(this.#program, feeds);
       const out = await this.#program(feeds, { ...scalars, ...randomFeeds(seed, index) });

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { BatchSource } from "../../src/data/index.ts";
+import type { ImmediateBatchSource } from "../../src/data/index.ts";
 import { Random } from "../../src/graph/index.ts";
 import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/families/llama.ts";
 import { hostTensor } from "../../src/runtime/index.ts";
@@ -20,7 +20,7 @@ export const config = llamaConfigSchema.parse({
 });
 
 /** A language that a model can learn: every token is the one before plus three. */
-export function counting(batchSize: number): BatchSource {
+export function counting(batchSize: number): ImmediateBatchSource {
   return {
     batchesPerEpoch: 50,
     batch(step) {
