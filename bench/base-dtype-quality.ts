@@ -16,7 +16,7 @@ import {
 } from "../src/models/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { applyWeights } from "../src/train/method.ts";
-import { adamW } from "../src/train/optimizers.ts";
+import { adamW } from "../src/train/optimizers/index.ts";
 import { schedule } from "../src/train/schedules.ts";
 import { classificationTask, initialiseHeadFromLabels } from "../src/train/tasks/classification.ts";
 import { languageModelingTask } from "../src/train/tasks/language-modeling.ts";

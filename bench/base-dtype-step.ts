@@ -11,7 +11,7 @@ import { cpu } from "../src/runtime/node.ts";
 import { estimateStep } from "../src/train/estimate.ts";
 import { applyWeights } from "../src/train/method.ts";
 import { causalLanguageModel } from "../src/train/objectives/index.ts";
-import { adamW, oneGroup } from "../src/train/optimizers.ts";
+import { adamW, oneGroup } from "../src/train/optimizers/index.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
 import { round } from "./machine.ts";
 

@@ -13,7 +13,7 @@ import { type HostTensor, hostTensor, MatmulPeak } from "../src/runtime/index.ts
 import { cpu } from "../src/runtime/node.ts";
 import { applyWeights } from "../src/train/method.ts";
 import { causalLanguageModel, type Objective } from "../src/train/objectives/index.ts";
-import { adamW, oneGroup } from "../src/train/optimizers.ts";
+import { adamW, oneGroup } from "../src/train/optimizers/index.ts";
 import { stepFeeds, traceStep } from "../src/train/step.ts";
 import { median, round, settle } from "./machine.ts";
 import { comparePeer } from "./peer.ts";

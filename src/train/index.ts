@@ -12,7 +12,7 @@ export {
   type ParameterGroup,
   type SgdOptions,
   sgd,
-} from "./optimizers.ts";
+} from "./optimizers/index.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
 export { chatTask } from "./tasks/chat.ts";
 export { Classifier, classificationTask } from "./tasks/classification.ts";

@@ -4,7 +4,7 @@ import type { Parameter } from "../nn/index.ts";
 import type { HostTensor } from "../runtime/index.ts";
 import type { GroupOptions, Method, Selection, StepContext } from "./method.ts";
 import type { Objective } from "./objectives/index.ts";
-import type { ParameterGroup } from "./optimizers.ts";
+import type { ParameterGroup } from "./optimizers/index.ts";
 import type { StepReport } from "./train-options.ts";
 
 /** The host state of a method, as a checkpoint holds it. */

@@ -13,7 +13,7 @@ import { cpu } from "../runtime/node.ts";
 import { Evaluator } from "./evaluate.ts";
 import { applyWeights, type Method } from "./method.ts";
 import { causalLanguageModel } from "./objectives/index.ts";
-import { adamW, sgd } from "./optimizers.ts";
+import { adamW, sgd } from "./optimizers/index.ts";
 import type { TrainOptions } from "./train-options.ts";
 import { train } from "./trainer.ts";
 

@@ -10,7 +10,7 @@ import { cpu } from "../runtime/node.ts";
 import { applyWeights } from "./method.ts";
 import { MethodSet } from "./method-set.ts";
 import { causalLanguageModel } from "./objectives/index.ts";
-import { adamW } from "./optimizers.ts";
+import { adamW } from "./optimizers/index.ts";
 import { Accumulator, type StepOptions, stepFeeds, traceStep } from "./step.ts";
 
 const config = llamaConfigSchema.parse({

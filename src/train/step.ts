@@ -15,7 +15,7 @@ import { floats, inTraining, type Parameter } from "../nn/index.ts";
 import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
-import type { OptimizerState, ParameterGroup } from "./optimizers.ts";
+import type { OptimizerState, ParameterGroup } from "./optimizers/index.ts";
 
 export interface StepOptions {
   objective: Objective;

@@ -3,7 +3,7 @@ import type { Module } from "../nn/index.ts";
 import type { Device } from "../runtime/index.ts";
 import type { Method } from "./method.ts";
 import type { Objective } from "./objectives/index.ts";
-import type { Optimizer } from "./optimizers.ts";
+import type { Optimizer } from "./optimizers/index.ts";
 import type { Schedule } from "./schedules.ts";
 
 export interface TrainOptions {

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { counting, logged, options, weights } from "../../tests/train/counting.ts";
 import { lora } from "../methods/index.ts";
 import { applyWeights } from "./method.ts";
-import { adamW } from "./optimizers.ts";
+import { adamW } from "./optimizers/index.ts";
 import { RunDirectory } from "./run-directory.ts";
 import type { TrainOptions } from "./train-options.ts";
 import { train } from "./trainer.ts";

@@ -4,7 +4,7 @@ import { randomInputs } from "../nn/index.ts";
 import { type HostTensor, hostTensor, type Jit, jitTraced } from "../runtime/index.ts";
 import { applyWeights } from "./method.ts";
 import { MethodSet } from "./method-set.ts";
-import type { OptimizerState, ParameterGroup } from "./optimizers.ts";
+import type { OptimizerState, ParameterGroup } from "./optimizers/index.ts";
 import { RunDirectory, type TrainerState } from "./run-directory.ts";
 import { Accumulator, type StepOptions, stepFeeds, traceStep } from "./step.ts";
 import type { TrainOptions, TrainResult } from "./train-options.ts";

@@ -4,7 +4,7 @@ import type { Module } from "../../src/nn/index.ts";
 import type { HostTensor } from "../../src/runtime/index.ts";
 import { applyWeights } from "../../src/train/method.ts";
 import type { Objective } from "../../src/train/objectives/index.ts";
-import { adamW, oneGroup } from "../../src/train/optimizers.ts";
+import { adamW, oneGroup } from "../../src/train/optimizers/index.ts";
 import { stepFeeds, traceStep } from "../../src/train/step.ts";
 import { device } from "./reference.ts";
 

@@ -6,7 +6,7 @@ import { LlamaForCausalLM, llamaConfigSchema } from "../../src/models/families/l
 import { hostTensor } from "../../src/runtime/index.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { causalLanguageModel } from "../../src/train/objectives/index.ts";
-import { adamW } from "../../src/train/optimizers.ts";
+import { adamW } from "../../src/train/optimizers/index.ts";
 import type { TrainOptions } from "../../src/train/train-options.ts";
 
 export const config = llamaConfigSchema.parse({

@@ -8,7 +8,7 @@ import { cpu } from "../../runtime/node.ts";
 import { estimateStep } from "../../train/estimate.ts";
 import { applyWeights } from "../../train/method.ts";
 import { causalLanguageModel } from "../../train/objectives/index.ts";
-import { adamW, oneGroup } from "../../train/optimizers.ts";
+import { adamW, oneGroup } from "../../train/optimizers/index.ts";
 import { traceStep } from "../../train/step.ts";
 import { defaultModel } from "../default-model.ts";
 import { addMethodOptions, chosenMethods, type MethodFlags } from "../method-choice.ts";

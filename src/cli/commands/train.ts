@@ -7,7 +7,7 @@ import { type Module, QuantizedLinear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
-import { adamW } from "../../train/optimizers.ts";
+import { adamW } from "../../train/optimizers/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
 import { type ScheduleName, schedule, scheduleNames } from "../../train/schedules.ts";
 import type { Task } from "../../train/tasks/task.ts";

@@ -11,7 +11,7 @@ import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
 import { causalLanguageModel, sequenceClassification } from "../../train/objectives/index.ts";
-import { adamW } from "../../train/optimizers.ts";
+import { adamW } from "../../train/optimizers/index.ts";
 import { train } from "../../train/trainer.ts";
 import { loadAdapter, lora, mergeAdapters, prefixTuning, promptTuning, pTuning } from "../index.ts";
 import { LstmPromptEncoder, MlpPromptEncoder } from "./prompt-encoders.ts";

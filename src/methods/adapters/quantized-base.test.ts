@@ -10,7 +10,7 @@ import { Linear, QuantizedLinear } from "../../nn/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { causalLanguageModel } from "../../train/objectives/index.ts";
-import { adamW } from "../../train/optimizers.ts";
+import { adamW } from "../../train/optimizers/index.ts";
 import { train } from "../../train/trainer.ts";
 import { loadAdapter, lora, mergeAdapters } from "../index.ts";
 

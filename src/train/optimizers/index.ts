@@ -1,6 +1,6 @@
-import { EspalierError, elementCount, type MemoryStorage, read, type Tensor, Variable } from "../graph/index.ts";
-import { floats, type Parameter } from "../nn/index.ts";
-import { add, div, mul, sqrt, sub } from "../ops/index.ts";
+import { EspalierError, elementCount, type MemoryStorage, read, type Tensor, Variable } from "../../graph/index.ts";
+import { floats, type Parameter } from "../../nn/index.ts";
+import { add, div, mul, sqrt, sub } from "../../ops/index.ts";
 
 /** Parameters that share the scalars of their updates: the learning rate, the weight decay and the number of updates so far. */
 export interface ParameterGroup {

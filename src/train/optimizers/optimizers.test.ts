@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { assign, type Tensor, trace } from "../graph/index.ts";
-import { floats, Parameter } from "../nn/index.ts";
-import { hostTensor } from "../runtime/index.ts";
-import { cpu } from "../runtime/node.ts";
-import { adamW, type Optimizer, oneGroup, sgd } from "./optimizers.ts";
+import { assign, type Tensor, trace } from "../../graph/index.ts";
+import { floats, Parameter } from "../../nn/index.ts";
+import { hostTensor } from "../../runtime/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import { adamW, type Optimizer, oneGroup, sgd } from "./index.ts";
 
 /** 20 steps of PyTorch's optimizers on given gradients, in float64; see tests/fixtures/README.md. */
 interface Reference {
