@@ -8,7 +8,7 @@ import { LlamaForCausalLM } from "../../src/models/families/llama.ts";
 import { cpu } from "../../src/runtime/node.ts";
 import { Evaluator } from "../../src/train/evaluate.ts";
 import { causalLanguageModel } from "../../src/train/objectives/index.ts";
-import { adamW } from "../../src/train/optimizers.ts";
+import { adamW } from "../../src/train/optimizers/index.ts";
 import { schedule } from "../../src/train/schedules.ts";
 import { train } from "../../src/train/trainer.ts";
 import { saplingConfig, saplingTraining as t } from "./config.ts";
