@@ -4,35 +4,35 @@
  * what the rounding costs.
  */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { Decoder, sample } from "../src/generate/index.ts";
 import { Random } from "../src/graph/index.ts";
 import { type BaseDtype, baseDtypes, loadCausalLM, setBaseDtype } from "../src/models/index.ts";
 import { cpu } from "../src/runtime/node.ts";
-import { openStep, type Step } from "./base-dtype-step.ts";
 import { median, round } from "./machine.ts";
+import { randomCheckpoint } from "./random-checkpoint.ts";
+import { layersOf, smoke, steps } from "./shapes.ts";
+import { type OpenStep, openStep } from "./training-step.ts";
+
+type Step = OpenStep["step"];
 
 export async function benchBaseDtype(options: { smoke: boolean; repeats: number }): Promise<Record<string, unknown>> {
-  const directory = mkdtempSync(join(tmpdir(), "espalier-bench-"));
+  const spec = options.smoke ? smoke(steps["smollm2-lora"]) : steps["smollm2-lora"];
+  const { directory, remove } = randomCheckpoint(spec.shape, layersOf(spec), "float32");
   try {
-    child("write", directory, options.smoke ? "smoke" : "");
-    const shape = options.smoke ? ([2, 32] as const) : ([4, 256] as const);
-    const reference = await openStep(directory, "f32", shape);
+    const reference = await openStep(directory, spec, "f32");
     const figures: Record<string, unknown> = {};
     for (const dtype of baseDtypes) {
-      const own = dtype === "f32" ? reference : await openStep(directory, dtype, shape);
+      const own = dtype === "f32" ? reference : await openStep(directory, spec, dtype);
       const times = await compare(reference.step, own.step, options.smoke ? 1 : options.repeats);
       if (own !== reference) await own.dispose();
-      const memory = JSON.parse(child("measure", directory, dtype, ...shape.map(String))) as Record<string, number>;
+      const memory = JSON.parse(child(directory, dtype, JSON.stringify(spec))) as Record<string, number>;
       figures[dtype] = { ...times, ...memory, ...(await decode(directory, dtype, options.smoke ? 8 : 64)) };
       process.stderr.write(`${dtype} done\n`);
     }
     await reference.dispose();
     return figures;
   } finally {
-    rmSync(directory, { recursive: true, force: true });
+    remove();
   }
 }
 

@@ -1,4 +1,9 @@
-/** `npm run bench -- <name> [--json] [--smoke]`: figures as ratios within one run. The last line of `--json` is one JSON object. */
+/**
+ * `npm run bench -- <name> [--json] [--smoke]`: figures as ratios within one run. The last line of `--json` is one JSON object.
+ * `npm run bench -- --peer` runs every bench of a training step that PyTorch runs, too.
+ */
+import { spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { Command } from "commander";
 import { benchBaseDtype } from "./base-dtype.ts";
 import { benchBaseDtypeQuality } from "./base-dtype-quality.ts";
@@ -7,7 +12,8 @@ import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
-import { benchStep, type StepBenchOptions } from "./step.ts";
+import { type StepSpec, steps } from "./shapes.ts";
+import { benchStep } from "./step.ts";
 
 interface Flags {
   json?: boolean;
@@ -15,20 +21,35 @@ interface Flags {
   repeats: string;
   profile?: string;
   peer?: boolean;
+  save?: boolean;
+}
+
+interface Bench {
+  summary: string;
+  /** A training step that is measured against PyTorch's. */
+  peers?: boolean;
+  run(flags: Flags): Promise<Record<string, unknown>>;
 }
 
 const step =
-  (shape: StepBenchOptions["shape"], lora: boolean) =>
+  (spec: StepSpec) =>
   ({ repeats, smoke = false, profile, peer }: Flags) =>
-    benchStep({ shape, lora, repeats: Number(repeats), smoke, profile, peer: lora && peer });
+    benchStep(spec, { repeats: Number(repeats), smoke, profile, peer });
 
-const benches: Record<string, { summary: string; run(flags: Flags): Promise<Record<string, unknown>> }> = {
-  "lora-step": { summary: "LoRA training step as a share of the matmul peak", run: step("SmolLM2-135M, vocabulary 8192", true) },
-  "full-step": { summary: "full training step as a share of the matmul peak", run: step("SmolLM2-135M, vocabulary 8192", false) },
-  "smollm2-lora": {
-    summary: "LoRA training step on the shape of SmolLM2-135M as a share of the matmul peak",
-    run: step("SmolLM2-135M", true),
+const benches: Readonly<Record<string, Bench>> = {
+  "lora-step": {
+    summary: "LoRA step of six Llama layers of SmolLM2-135M's shape as a share of the matmul peak",
+    run: step(steps["lora-step"]),
   },
+  "full-step": { summary: "the same in full training", run: step(steps["full-step"]) },
+  "smollm2-lora": { summary: "LoRA step on the shape of SmolLM2-135M, 4 × 256 tokens", peers: true, run: step(steps["smollm2-lora"]) },
+  "full-30m": { summary: "full training of a Llama of 30 M parameters, 8 × 256 tokens", peers: true, run: step(steps["full-30m"]) },
+  "bert-lora": {
+    summary: "LoRA step of a classifier on the shape of BERT-base, 16 × 128 tokens",
+    peers: true,
+    run: step(steps["bert-lora"]),
+  },
+  "vit-lora": { summary: "LoRA step of a classifier on the shape of ViT-S/16, 32 images", peers: true, run: step(steps["vit-lora"]) },
   "base-dtype": {
     summary: "memory, step time and decoding of a base kept as f32, bf16, f16, int8, int4, nf4",
     run: (f) => benchBaseDtype({ repeats: Number(f.repeats), smoke: f.smoke ?? false }),
@@ -56,22 +77,39 @@ const benches: Record<string, { summary: string; run(flags: Flags): Promise<Reco
   },
 };
 
-const program = new Command("bench").description("Measure speed and memory.").showHelpAfterError();
-for (const [name, bench] of Object.entries(benches)) {
-  program
-    .command(name)
-    .description(bench.summary)
+const withOptions = (command: Command): Command =>
+  command
     .option("--json", "print one JSON object as the last line")
+    .option("--save", "write that object to bench/results/<name>.json")
     .option("--smoke", "a small shape that only shows that the bench runs")
     .option("--repeats <n>", "timed repetitions", "15")
     .option("--profile <prefix>", "write a per-operator trace of ONNX Runtime")
-    .option("--peer", "steps with LoRA and first-token: measure PyTorch too, where Python has it, and first-token in transformers.js")
-    .action(async (flags: Flags) => {
-      const figures = await bench.run(flags);
-      if (flags.json) console.log(JSON.stringify({ bench: name, ...figures, machine: machine() }));
-      else
-        for (const [key, value] of Object.entries(figures))
-          console.log(`${key.padEnd(24)} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+    .option("--peer", "training steps and first-token: measure PyTorch too, where Python has it, and first-token in transformers.js");
+
+async function runBench(name: string, flags: Flags): Promise<void> {
+  const figures = { bench: name, ...(await benches[name]!.run(flags)), machine: machine() };
+  if (flags.save) writeFileSync(`bench/results/${name}.json`, `${JSON.stringify(figures, null, 2)}\n`);
+  if (flags.json) console.log(JSON.stringify(figures));
+  else
+    for (const [key, value] of Object.entries(figures))
+      console.log(`${key.padEnd(24)} ${typeof value === "object" ? JSON.stringify(value) : value}`);
+}
+
+/** Each in a process of its own: the peak memory of one is not another's. */
+function runAllWithPeers(program: Command): void {
+  if (!program.opts<Flags>().peer) program.help({ error: true });
+  for (const [name, { peers }] of Object.entries(benches)) {
+    if (!peers) continue;
+    const { status } = spawnSync(process.execPath, [...process.execArgv, "bench/main.ts", name, ...process.argv.slice(2)], {
+      stdio: "inherit",
     });
+    if (status !== 0) process.exitCode = 1;
+  }
+}
+
+const program = withOptions(new Command("bench")).description("Measure speed and memory.").showHelpAfterError().enablePositionalOptions();
+program.action(() => runAllWithPeers(program));
+for (const [name, bench] of Object.entries(benches)) {
+  withOptions(program.command(name).description(bench.summary)).action((flags: Flags) => runBench(name, flags));
 }
 await program.parseAsync();

@@ -1,13 +1,19 @@
+/** The same training step in PyTorch, transformers and PEFT, and in ours: each in a process of its own, their steps in turn. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createInterface } from "node:readline";
+import type { BaseDtype } from "../src/models/index.ts";
 import { median, round, settle } from "./machine.ts";
+import { layersOf, type StepSpec } from "./shapes.ts";
 
 /** How PyTorch runs the step: as written, and what it offers to go faster. */
-const ways: Readonly<Record<string, readonly string[]>> = {
+const theirWays: Readonly<Record<string, readonly string[]>> = {
   "float32, eager": [],
   "float32, torch.compile": ["--compile"],
   "bfloat16 autocast, eager": ["--bf16"],
 };
+
+/** How we run it. An integer base is for adapters only: what is trained must be float32. */
+const ourWays = ({ lora }: StepSpec): Readonly<Record<string, BaseDtype>> => ({ float32: "f32", ...(lora && { "int8 base": "int8" }) });
 
 /** The Python to ask: `ESPALIER_PYTHON`, or the one on the path. */
 export const python = process.env.ESPALIER_PYTHON ?? "python3";
@@ -20,50 +26,84 @@ export function missingFromPython(modules: string): string | undefined {
   return `absent: ${python} lacks one of ${modules} (${reason}); ESPALIER_PYTHON names another Python`;
 }
 
-/**
- * The same training step in PyTorch, transformers and PEFT, in a process of its own. Its steps and ours take turns, and each pair gives a ratio, so that a
- * machine whose speed drifts is compared with itself. Where no Python has them, the answer says so.
- */
-export async function comparePeer(
-  shape: { layers: number; vocabulary: number; batch: number; time: number },
-  ours: { step(): Promise<number>; repeats: number; peakMemoryMB: number },
-): Promise<Record<string, unknown>> {
-  const missing = missingFromPython("torch, transformers, peft");
-  if (missing) return { peer: missing };
-  const sizes = Object.entries(shape).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const peer: Record<string, unknown> = {};
-  for (const [way, flags] of Object.entries(ways)) {
-    const theirs = new PeerProcess(["bench/peer/smollm2_lora.py", ...sizes, ...flags]);
-    const { peakMemoryMB, versions } = (await theirs.next()) as { peakMemoryMB: number; versions: Record<string, string> };
-    const pairs: { ours: number; theirs: number }[] = [];
-    for (let i = 0; i < ours.repeats; i++) {
-      await settle();
-      const own = await ours.step();
-      await settle();
-      pairs.push({ ours: own, theirs: await theirs.step() });
-    }
-    await theirs.end();
-    peer[way] = {
-      oursIsFasterBy: round(median(pairs.map((p) => p.theirs / p.ours)), 2),
-      oursIsFasterByAtBest: round(Math.min(...pairs.map((p) => p.theirs)) / Math.min(...pairs.map((p) => p.ours)), 2),
-      stepSeconds: round(median(pairs.map((p) => p.theirs)), 3),
-      ourMemoryToTheirs: round(ours.peakMemoryMB / peakMemoryMB, 2),
-      peakMemoryMB: Math.round(peakMemoryMB),
-    };
-    peer.versions = versions;
-  }
-  return { peer };
+interface Contestant {
+  process: StepProcess;
+  peakMemoryMB: number;
+  seconds: number[];
 }
 
+/**
+ * Steps of all contestants take turns, and each turn gives ratios, so that a machine whose speed drifts is compared with itself.
+ * `ourFastestToTheirs` compares the fastest of each side, in time and in peak memory. Where no Python has the libraries, the answer says so.
+ */
+export async function comparePeers(directory: string, spec: StepSpec, rounds: number): Promise<Record<string, unknown>> {
+  const missing = missingFromPython("torch, transformers, peft");
+  if (missing) return { peer: missing };
+  const given = JSON.stringify({ ...spec, layers: layersOf(spec) });
+  const commands = {
+    ...named("ours", ourWays(spec), (dtype) => [process.execPath, "--import", "tsx", "bench/training-step.ts", directory, dtype, given]),
+    ...named("theirs", theirWays, (flags) => [python, "bench/peer/step.py", directory, given, ...flags]),
+  };
+  const contestants = new Map<string, Contestant>();
+  let versions: unknown;
+  try {
+    // One after the other, so that nobody warms up beside another's steps.
+    for (const [name, command] of Object.entries(commands)) {
+      const own = new StepProcess(command);
+      const first = (await own.next()) as { peakMemoryMB: number; versions?: unknown };
+      contestants.set(name, { process: own, peakMemoryMB: first.peakMemoryMB, seconds: [] });
+      versions ??= first.versions;
+    }
+    for (let i = 0; i < rounds; i++)
+      for (const { process, seconds } of contestants.values()) {
+        await settle();
+        seconds.push(await process.step());
+      }
+  } finally {
+    for (const { process } of contestants.values()) await process.end();
+  }
+  const of = (side: string) => [...contestants].filter(([name]) => name.startsWith(side));
+  const fastest = (side: string) => of(side).sort(([, a], [, b]) => median(a.seconds) - median(b.seconds))[0]!;
+  const [[ourName, ours], [theirName, theirs]] = [fastest("ours"), fastest("theirs")];
+  const reference = contestants.get("ours, float32")!;
+  return {
+    peer: {
+      ourFastest: ourName,
+      theirFastest: theirName,
+      ourFastestIsFasterBy: faster(ours, theirs),
+      ourFloat32IsFasterByThanTheirFastest: faster(reference, theirs),
+      ourFloat32IsFasterByThanTheirs: faster(reference, contestants.get("theirs, float32, eager")!),
+      ourMemoryToTheirs: round(ours.peakMemoryMB / theirs.peakMemoryMB, 2),
+      ...Object.fromEntries(
+        [...contestants].map(([name, { seconds, peakMemoryMB }]) => [
+          name,
+          {
+            stepSeconds: round(median(seconds), 3),
+            bestStepSeconds: round(Math.min(...seconds), 3),
+            peakMemoryMB: Math.round(peakMemoryMB),
+          },
+        ]),
+      ),
+      versions,
+    },
+  };
+}
+
+/** How many times as fast the first is: the median over the rounds. */
+const faster = (a: Contestant, b: Contestant): number => round(median(a.seconds.map((s, i) => b.seconds[i]! / s)), 2);
+
+const named = <T>(side: string, ways: Readonly<Record<string, T>>, command: (way: T) => string[]): Record<string, string[]> =>
+  Object.fromEntries(Object.entries(ways).map(([name, way]) => [`${side}, ${name}`, command(way)]));
+
 /** A process that answers in lines of JSON. */
-class PeerProcess {
+class StepProcess {
   readonly #child: ChildProcess;
   readonly #lines: AsyncIterator<string>;
   readonly #exit: Promise<unknown>;
   #errors = "";
 
-  constructor(args: readonly string[]) {
-    this.#child = spawn(python, args, { stdio: "pipe" });
+  constructor([command, ...args]: readonly string[]) {
+    this.#child = spawn(command!, args, { stdio: "pipe" });
     this.#exit = new Promise((resolve) => this.#child.once("close", resolve));
     this.#child.stderr!.on("data", (text) => (this.#errors += text));
     this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
@@ -71,7 +111,7 @@ class PeerProcess {
 
   async next(): Promise<unknown> {
     const { value, done } = await this.#lines.next();
-    if (done) throw new Error(`the peer has stopped: ${this.#errors.trim().split("\n").at(-1)}`);
+    if (done) throw new Error(`a process that was to run steps has stopped: ${this.#errors.trim().split("\n").at(-1)}`);
     return JSON.parse(value);
   }
 

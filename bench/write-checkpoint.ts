@@ -1,36 +1,28 @@
-/** `write-checkpoint.ts <directory> <shape> <layers> <dtype>`: writes a random Llama checkpoint, tensor by tensor, and prints the size of its weights in bytes. */
+/** `write-checkpoint.ts <directory> <shape> <layers> <dtype>`: writes a random checkpoint, tensor by tensor, and prints the size of its weights in bytes. */
 import { saveCheckpoint } from "../src/checkpoints/index.ts";
 import { converted, dtypeSize, elementCount, Random, type Storage } from "../src/graph/index.ts";
-import { LlamaForCausalLM, llamaConfigSchema } from "../src/models/families/llama.ts";
+import { familyOf } from "../src/models/index.ts";
+import { type ShapeName, shapes } from "./shapes.ts";
 
-const smol = { hidden_size: 576, intermediate_size: 1536, num_attention_heads: 9, num_key_value_heads: 3 };
-const shapes = {
-  wide: { vocab_size: 16384, hidden_size: 640, intermediate_size: 1792, num_attention_heads: 10, num_key_value_heads: 5 },
-  "SmolLM2-135M": { ...smol, vocab_size: 49152 },
-  "SmolLM2-135M, vocabulary 8192": { ...smol, vocab_size: 8192 },
-};
-
-const [directory, shape, layers, dtype] = process.argv.slice(2) as [string, keyof typeof shapes, string, "float32" | "bfloat16"];
-const config = llamaConfigSchema.parse({
-  ...shapes[shape],
-  num_hidden_layers: Number(layers),
-  max_position_embeddings: 2048,
-  tie_word_embeddings: true,
-  architectures: ["LlamaForCausalLM"],
-  dtype,
-});
+const [directory, shape, layers, dtype] = process.argv.slice(2) as [string, ShapeName, string, "float32" | "bfloat16"];
+const json = { ...shapes[shape], num_hidden_layers: Number(layers), dtype };
+const family = familyOf(json, shape);
+const config = family.readConfig(json, shape);
+const labels = Object.values("id2label" in json ? json.id2label : {});
+const model = family.causalLM?.(config) ?? family.sequenceClassifier?.(config, labels.length) ?? family.imageClassifier!(config, labels);
 const random = new Random(0);
 const noise = Float32Array.from({ length: 1 << 20 }, () => random.normal() * 0.02);
 let bytes = 0;
 const tensors = new Map<string, Storage>();
-for (const [name, { shape }] of new LlamaForCausalLM(config).namedParameters()) {
+for (const [name, { shape }] of model.namedParameters()) {
   const load = () => {
     const data = new Float32Array(elementCount(shape));
+    if (shape.length === 1) return data.fill(name.endsWith("bias") ? 0 : 1);
     for (let i = 0; i < data.length; i += noise.length) data.set(noise.subarray(0, Math.min(noise.length, data.length - i)), i);
     return data;
   };
   bytes += elementCount(shape) * dtypeSize[dtype];
   tensors.set(name, converted({ kind: "lazy", dtype: "float32", shape, load }, dtype));
 }
-saveCheckpoint(directory, { config, tensors });
+saveCheckpoint(directory, { config: json, tensors });
 console.log(bytes);

@@ -1,6 +1,6 @@
-"""The training step of `bench -- smollm2-lora` in PyTorch, transformers and PEFT: same shape, same options, random weights, random tokens.
+"""A training step of `bench/shapes.ts` in PyTorch, transformers and PEFT: same shape, same options, random weights, random batches.
 
-    python smollm2_lora.py [--layers 30] [--vocabulary 49152] [--batch 4] [--time 256] [--compile] [--bf16]
+    python step.py <directory of the checkpoint> <step as JSON> [--compile] [--bf16]
 
 Prints JSON, a line at a time: after two steps the largest resident size of the process, then for each line of input the time of one more step.
 """
@@ -16,37 +16,36 @@ import torch
 import transformers
 
 parser = argparse.ArgumentParser()
-for name, default in {"layers": 30, "vocabulary": 49152, "batch": 4, "time": 256}.items():
-    parser.add_argument(f"--{name}", type=int, default=default)
+parser.add_argument("directory")
+parser.add_argument("step", type=json.loads)
 parser.add_argument("--compile", action="store_true", help="the model through torch.compile")
 parser.add_argument("--bf16", action="store_true", help="the forward pass under bfloat16 autocast")
 options = parser.parse_args()
+batch, length, lora = options.step["batch"], options.step.get("time"), options.step.get("lora")
 
 torch.manual_seed(0)
-config = transformers.LlamaConfig(
-    vocab_size=options.vocabulary,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=options.layers,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    tie_word_embeddings=True,
-    max_position_embeddings=2048,
-    use_cache=False,
-)
-model = transformers.LlamaForCausalLM(config)
-adapter = peft.LoraConfig(r=8, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-model = peft.get_peft_model(model, adapter)
+config = transformers.AutoConfig.from_pretrained(options.directory)
+config.use_cache = False
+model = getattr(transformers, config.architectures[0])(config)
+if lora:
+    heads = {"classifier"} & dict(model.named_children()).keys()
+    adapter = peft.LoraConfig(r=lora["rank"], lora_alpha=16, target_modules=lora["targets"], modules_to_save=list(heads) or None)
+    model = peft.get_peft_model(model, adapter)
 model.train()
 trained = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(trained, lr=1e-3)
-ids = torch.randint(options.vocabulary, (options.batch, options.time))
+if length:
+    ids = torch.randint(config.vocab_size, (batch, length))
+    inputs = {"input_ids": ids}
+else:
+    inputs = {"pixel_values": torch.randn(batch, 3, config.image_size, config.image_size)}
+inputs["labels"] = ids if config.architectures[0].endswith("CausalLM") else torch.randint(config.num_labels, (batch,))
 forward = torch.compile(model) if options.compile else model
 
 
 def step():
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bf16):
-        loss = forward(input_ids=ids, labels=ids).loss
+        loss = forward(**inputs).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()
@@ -58,7 +57,7 @@ def report(**figures):
     print(json.dumps(figures), flush=True)
 
 
-# Two steps warm up; then each line asks for one, so that the caller can time its own in between.
+# Two steps warm up; then each line asks for one, so that others can take theirs in between.
 step()
 step()
 report(
