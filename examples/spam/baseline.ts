@@ -1,5 +1,5 @@
 import { Random } from "../../src/graph/index.ts";
-import { accuracy, majorityClass, precisionRecallF1, rocAuc } from "../../src/train/metrics.ts";
+import { accuracy, majorityClass, precisionRecallF1, rocAuc } from "../../src/train/metrics/index.ts";
 import { prepareSpamData, readSpamExamples, type SpamExample } from "./data.ts";
 
 /**

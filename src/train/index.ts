@@ -1,7 +1,7 @@
 export { estimateStep, type StepEstimate } from "./estimate.ts";
 export { Evaluator } from "./evaluate.ts";
 export { applyWeights, type GroupOptions, type Method, type SaveContext, type Selection, type StepContext } from "./method.ts";
-export * from "./metrics.ts";
+export * from "./metrics/index.ts";
 export * from "./objectives/index.ts";
 export {
   type AdamWOptions,

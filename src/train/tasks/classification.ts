@@ -6,7 +6,7 @@ import { DecoderForSequenceClassification } from "../../models/decoder-family.ts
 import { floats, type Linear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
-import { accuracy, macroF1, majorityClass, precisionRecallF1, rocAuc } from "../metrics.ts";
+import { accuracy, macroF1, majorityClass, precisionRecallF1, rocAuc } from "../metrics/index.ts";
 import { sequenceClassification } from "../objectives/index.ts";
 import type { Task, TaskRecord } from "./task.ts";
 

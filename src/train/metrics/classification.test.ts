@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { EspalierError } from "../graph/index.ts";
-import { accuracy, confusionMatrix, logLoss, macroF1, majorityClass, precisionRecallF1, rocAuc } from "./metrics.ts";
+import { EspalierError } from "../../graph/index.ts";
+import { accuracy, confusionMatrix, logLoss, macroF1, majorityClass, precisionRecallF1, rocAuc } from "./classification.ts";
 
 const predicted = [0, 1, 1, 0, 2, 1];
 const actual = [0, 1, 0, 0, 2, 2];

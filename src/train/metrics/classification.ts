@@ -1,4 +1,6 @@
-import { EspalierError } from "../graph/index.ts";
+import { EspalierError } from "../../graph/index.ts";
+import { checkPairs, counted } from "./pairs.ts";
+import { ranks } from "./regression.ts";
 
 /** How often `predicted[i]` equals `actual[i]`, from 0 to 1. */
 export function accuracy(predicted: readonly number[], actual: readonly number[]): number {
@@ -26,6 +28,11 @@ export function precisionRecallF1(predicted: readonly number[], actual: readonly
     if (actual[i] === positive) present++;
     if (predicted[i] === positive && actual[i] === positive) hits++;
   }
+  return ratios(hits, called, present);
+}
+
+/** The three from how many were called so, are so, and are both. */
+export function ratios(hits: number, called: number, present: number): PrecisionRecallF1 {
   return {
     precision: called === 0 ? 0 : hits / called,
     recall: present === 0 ? 0 : hits / present,
@@ -33,11 +40,64 @@ export function precisionRecallF1(predicted: readonly number[], actual: readonly
   };
 }
 
+/** How the figures of several classes become one: all decisions counted together; every class alike; or every class by its examples. */
+export type Average = "micro" | "macro" | "weighted";
+
+/**
+ * Precision, recall and F1 over the classes that occur in either list, averaged as scikit-learn does.
+ *
+ * @param classes those that count; default all
+ */
+export function averagedPrecisionRecallF1(
+  predicted: readonly number[],
+  actual: readonly number[],
+  average: Average,
+  classes: readonly number[] = [...new Set([...predicted, ...actual])],
+): PrecisionRecallF1 {
+  checkPairs("averagedPrecisionRecallF1", predicted, actual);
+  if (average === "micro") {
+    const [called, present] = [predicted, actual].map((list) => list.filter((label) => classes.includes(label)).length) as [number, number];
+    return ratios(predicted.filter((label, i) => label === actual[i] && classes.includes(label)).length, called, present);
+  }
+  const scores = classes.map((label) => precisionRecallF1(predicted, actual, label));
+  const weights = classes.map((label) => (average === "macro" ? 1 : actual.filter((other) => other === label).length));
+  const total = weights.reduce((a, b) => a + b, 0);
+  const mean = (key: keyof PrecisionRecallF1) =>
+    total === 0 ? 0 : scores.reduce((sum, score, i) => sum + score[key] * weights[i]!, 0) / total;
+  return { precision: mean("precision"), recall: mean("recall"), f1: mean("f1") };
+}
+
 /** Mean F1 over the classes that occur in either list: every class counts the same, however rare. */
 export function macroF1(predicted: readonly number[], actual: readonly number[]): number {
-  checkPairs("macroF1", predicted, actual);
-  const classes = [...new Set([...predicted, ...actual])];
-  return classes.reduce((sum, label) => sum + precisionRecallF1(predicted, actual, label).f1, 0) / classes.length;
+  return averagedPrecisionRecallF1(predicted, actual, "macro").f1;
+}
+
+/**
+ * Correlation of predicted and actual classes, from −1 to 1 (Gorodkin, "Comparing two K-category assignments by a K-category correlation
+ * coefficient"; Matthews' coefficient where there are two classes). 0 where either list has one class only.
+ */
+export function matthewsCorrelation(predicted: readonly number[], actual: readonly number[]): number {
+  checkPairs("matthewsCorrelation", predicted, actual);
+  const n = actual.length;
+  const [called, present] = [counted(predicted), counted(actual)];
+  const correct = predicted.filter((label, i) => label === actual[i]).length;
+  let shared = 0;
+  for (const [label, count] of called) shared += count * (present.get(label) ?? 0);
+  const spread = (counts: ReadonlyMap<number, number>) => n * n - [...counts.values()].reduce((sum, count) => sum + count * count, 0);
+  const scale = Math.sqrt(spread(called)) * Math.sqrt(spread(present));
+  return scale === 0 ? 0 : (correct * n - shared) / scale;
+}
+
+/** How often the actual class is among the `k` with the greatest scores. A tie counts against it. */
+export function topKAccuracy(scores: readonly ArrayLike<number>[], actual: readonly number[], k: number): number {
+  checkPairs("topKAccuracy", scores, actual);
+  const hits = scores.filter((row, i) => {
+    const own = row[actual[i]!];
+    if (own === undefined)
+      throw new EspalierError("class-out-of-range", `topKAccuracy: example ${i} is of class ${actual[i]}, which has no score.`);
+    return Array.from(row).filter((score, label) => label !== actual[i] && score >= own).length < k;
+  });
+  return hits.length / actual.length;
 }
 
 /** `matrix[a][p]`: how many examples of class `a` were called `p`; classes are the integers from 0 to `classes - 1`. */
@@ -63,19 +123,12 @@ export function rocAuc(scores: readonly number[], isPositive: readonly boolean[]
   checkPairs("rocAuc", scores, isPositive);
   const unusable = scores.findIndex((score) => Number.isNaN(score));
   if (unusable >= 0) throw new EspalierError("score-not-a-number", `rocAuc: score ${unusable} is NaN, so the examples cannot be ranked.`);
-  const order = scores.map((_, i) => i).sort((a, b) => (scores[a]! < scores[b]! ? -1 : scores[a]! > scores[b]! ? 1 : 0));
-  let positives = 0;
-  let positiveRanks = 0;
-  for (let start = 0; start < order.length; ) {
-    let end = start + 1;
-    while (end < order.length && scores[order[end]!] === scores[order[start]!]) end++;
-    const midRank = (start + 1 + end) / 2;
-    for (let k = start; k < end; k++) {
-      if (!isPositive[order[k]!]) continue;
-      positives++;
-      positiveRanks += midRank;
-    }
-    start = end;
+  const rank = ranks(scores);
+  let [positives, positiveRanks] = [0, 0];
+  for (const [i, positive] of isPositive.entries()) {
+    if (!positive) continue;
+    positives++;
+    positiveRanks += rank[i]!;
   }
   const negatives = scores.length - positives;
   if (positives === 0 || negatives === 0) return Number.NaN;
@@ -107,11 +160,4 @@ export function logLoss(probabilities: readonly (readonly number[])[], actual: r
     sum -= Math.log(Math.max(probability, 1e-15));
   }
   return sum / actual.length;
-}
-
-function checkPairs(metric: string, first: readonly unknown[], second: readonly unknown[]): void {
-  if (first.length !== second.length) {
-    throw new EspalierError("length-mismatch", `${metric}: the lists must be equally long, but hold ${first.length} and ${second.length}.`);
-  }
-  if (first.length === 0) throw new EspalierError("no-examples", `${metric}: there is nothing to measure in an empty list.`);
 }
