@@ -38,6 +38,21 @@ describe("variables", () => {
     expect((counter.storage as { data: Float32Array }).data).toEqual(Float32Array.of(3, 14));
   });
 
+  test("a run whose outputs are refused changes nothing, though it wrote its buffers", async () => {
+    const counter = variable("counter", [1]);
+    const step = jit(device, ({ x }: Record<"x", Tensor>) => {
+      const next = add(read(counter), x);
+      assign(counter, next);
+      return { next };
+    });
+    const finite = ({ next }: Readonly<Record<string, { data: ArrayLike<unknown> }>>) => Number.isFinite(next!.data[0]);
+    await step({ x: vector(2) }, {}, finite);
+    expect((await step({ x: vector(Number.NaN) }, {}, finite)).next.data[0]).toBeNaN();
+    expect(values(counter)).toEqual([3]);
+    await step({ x: vector(4) }, {}, finite);
+    expect(values(counter)).toEqual([7]);
+  });
+
   test("two programs share a variable: what one writes the other reads", async () => {
     const shared = variable("shared", [5]);
     const writer = await device.compile(

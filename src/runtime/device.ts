@@ -54,6 +54,8 @@ export class Device {
   readonly #state = new WeakMap<Variable, Buffers>();
   readonly #programs = new Set<Program>();
   #last: Promise<unknown> = Promise.resolve();
+  /** What the runs so far have taken within ONNX Runtime. */
+  sessionMilliseconds = 0;
 
   constructor(platform: Platform) {
     this.platform = platform;

@@ -1,13 +1,17 @@
 import { type Tensor, type TensorType, type Traced, trace } from "../graph/index.ts";
 import type { Device, HostTensor, Program } from "./device.ts";
+import type { Accept } from "./program.ts";
 
 type Feeds<I extends string> = Readonly<Record<I, HostTensor>>;
 type Types<I extends string> = Readonly<Record<I, TensorType>>;
 
 /** A traced function, compiled once for each combination of input shapes and kept. */
 export interface Jit<I extends string, O extends string> {
-  /** Runs the program for the types of `feeds`; it is fed `common` too, which never asks for another program (a learning rate, a seed). */
-  (feeds: Feeds<I>, common?: Feeds<string>): Promise<Record<O, HostTensor>>;
+  /**
+   * Runs the program for the types of `feeds`; it is fed `common` too, which never asks for another program (a learning rate, a seed). Where
+   * `accept` refuses the outputs, no variable changes.
+   */
+  (feeds: Feeds<I>, common?: Feeds<string>, accept?: Accept): Promise<Record<O, HostTensor>>;
   /** Compiles for these types without running. */
   prepare(types: Types<I>): Promise<void>;
   /** The number of programs compiled so far and still held. */
@@ -60,8 +64,8 @@ export function jitTraced<I extends string, O extends string>(
     return entry;
   };
 
-  const call = async (feeds: Feeds<I>, common?: Feeds<string>) =>
-    (await holding(feeds).run({ ...common, ...feeds })) as Record<O, HostTensor>;
+  const call = async (feeds: Feeds<I>, common?: Feeds<string>, accept?: Accept) =>
+    (await holding(feeds).run({ ...common, ...feeds }, accept)) as Record<O, HostTensor>;
   return Object.defineProperty(
     Object.assign(call, {
       async prepare(types: Types<I>) {
@@ -98,10 +102,10 @@ class Held {
     );
   }
 
-  async run(feeds: Feeds<string>): Promise<Record<string, HostTensor>> {
+  async run(feeds: Feeds<string>, accept?: Accept): Promise<Record<string, HostTensor>> {
     this.#running++;
     try {
-      return await (await this.program).run(feeds);
+      return await (await this.program).run(feeds, accept);
     } finally {
       this.#running--;
       this.#releaseWhenIdle();

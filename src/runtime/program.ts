@@ -25,6 +25,9 @@ interface OpenAxis {
 
 type Types = readonly (readonly [name: string, type: TensorType])[];
 
+/** Says of a run's outputs whether its updates count. */
+export type Accept = (outputs: Readonly<Record<string, HostTensor>>) => boolean;
+
 /** A compiled graph. */
 export class Program {
   readonly #device: Device;
@@ -59,10 +62,10 @@ export class Program {
   }
 
   /**
-   * Runs the graph once: returns its outputs and moves every updated variable on. When it fails, no variable has changed.
-   * Runs that are asked for before another one has ended wait for it.
+   * Runs the graph once: returns its outputs and moves every updated variable on. When it fails, or when `accept` refuses its outputs, no
+   * variable has changed. Runs that are asked for before another one has ended wait for it.
    */
-  async run(feeds: Readonly<Record<string, HostTensor>> = {}): Promise<Record<string, HostTensor>> {
+  async run(feeds: Readonly<Record<string, HostTensor>> = {}, accept?: Accept): Promise<Record<string, HostTensor>> {
     if (this.#disposal) throw new EspalierError("disposed", "The program was disposed of and cannot run: compile it again.");
     const fed: Record<string, OrtTensor> = {};
     for (const [name, type] of this.#inputs) {
@@ -76,10 +79,10 @@ export class Program {
       fed[name] = this.#device.tensor(host);
     }
     if (this.#open.length > 0) checkSizes(this.#open, feeds);
-    return this.#device.exclusive(() => this.#run(fed));
+    return this.#device.exclusive(() => this.#run(fed, accept));
   }
 
-  async #run(fed: Record<string, OrtTensor>): Promise<Record<string, HostTensor>> {
+  async #run(fed: Record<string, OrtTensor>, accept: Accept | undefined): Promise<Record<string, HostTensor>> {
     const fetches: Record<string, OrtTensor | null> = {};
     for (const [name, variable] of this.#variables) fed[name] = this.#device.buffers(variable).current;
     for (const [name, type] of this.#outputs) fetches[name] = this.#sentinel ? this.#device.tensor(emptyTensor(type)) : null;
@@ -89,17 +92,22 @@ export class Program {
       return buffers;
     });
     const results = await this.#fetch(fed, fetches);
+    const outputs = Object.fromEntries(this.#outputs.map(([name]) => [name, fromOrt(results[name]!)]));
+    if (accept && !accept(outputs)) return outputs;
     for (const buffers of written) [buffers.current, buffers.spare] = [buffers.spare, buffers.current];
-    return Object.fromEntries(this.#outputs.map(([name]) => [name, fromOrt(results[name]!)]));
+    return outputs;
   }
 
   async #fetch(fed: Record<string, OrtTensor>, fetches: Record<string, OrtTensor | null>): Promise<Record<string, OrtTensor>> {
+    const began = performance.now();
     try {
       if (!this.#sentinel) return await this.#session.run(fed, fetches);
       // Every output has a buffer of ours: ONNX Runtime is kept from copying them again.
       await this.#session.run(fed, { ...fetches, [this.#sentinel]: null });
     } catch (cause) {
       if (!this.#sentinel || !isUnreturnedResult(cause)) throw runError(cause);
+    } finally {
+      this.#device.sessionMilliseconds += performance.now() - began;
     }
     return fetches as Record<string, OrtTensor>;
   }
@@ -163,6 +171,7 @@ export async function created(session: Promise<InferenceSession>): Promise<Infer
   try {
     return await session;
   } catch (cause) {
+    if (isOutOfMemory(cause)) throw outOfMemory("A program could not be made", cause);
     throw new EspalierError("session", `ONNX Runtime refused the compiled graph: ${cause instanceof Error ? cause.message : cause}`, {
       cause,
     });
@@ -172,9 +181,22 @@ export async function created(session: Promise<InferenceSession>): Promise<Infer
 /** ONNX Runtime's refusal at run time: the node that failed, by the module path in its name, and why. */
 function runError(cause: unknown): EspalierError {
   const message = cause instanceof Error ? cause.message : String(cause);
+  if (isOutOfMemory(cause)) return outOfMemory("A run could not be carried to its end", cause);
   const [, opType, name, why] = /running (\S+) node\. Name:'([^']*)' Status Message: ([\s\S]*)/.exec(message) ?? [];
   const what = opType ? `it failed in ${name || "a node without a name"} (${opType}): ${reason(why!)}` : message;
   return new EspalierError("run-failed", `The program could not be run to its end: ${what}`, { cause });
+}
+
+/** Whether an error says that memory could not be had: ONNX Runtime's arena, the C++ allocator and JavaScript's buffers each have words of their own. */
+const isOutOfMemory = (cause: unknown): boolean =>
+  /bad_alloc|Failed to allocate memory|Array buffer allocation failed|out of memory/i.test(
+    cause instanceof Error ? cause.message : `${cause}`,
+  );
+
+function outOfMemory(what: string, cause: unknown): EspalierError {
+  const size = /requested buffer of size (\d+)/.exec(cause instanceof Error ? cause.message : "")?.[1];
+  const asked = size ? ` (${(Number(size) / 1e6).toFixed(0)} MB were asked for at once)` : "";
+  return new EspalierError("out-of-memory", `${what}: there is not enough memory${asked}.`, { cause });
 }
 
 /** Without the source line of ONNX Runtime that an assertion's message begins with. */

@@ -1,8 +1,8 @@
 /** Directories for model files, gone when the process ends; those of killed processes are removed by the next one. */
 import { createHash } from "node:crypto";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { hostname } from "node:os";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { isRunning, processSpace } from "./process-identity.ts";
 
 const made = new Set<string>();
 let removesAtExit = false;
@@ -32,18 +32,11 @@ export function removeScratch(directory: string): void {
 
 let prefix: string | undefined;
 
-/**
- * What the names of this machine's directories begin with. A process id means something only within one boot of one machine and one namespace of
- * processes: on a shared disk, or in a directory that a container mounts, the same number is another process.
- */
+/** What the names of this machine's directories begin with. */
 export function scratchPrefix(): string {
   if (prefix === undefined) {
-    const where = [
-      hostname(),
-      attempt(() => readFileSync("/proc/sys/kernel/random/boot_id", "utf8")),
-      attempt(() => statSync("/proc/self/ns/pid").ino),
-    ];
-    prefix = `.espalier-${createHash("sha256").update(where.join("\n")).digest("hex").slice(0, 12)}-`;
+    const { host, boot, namespace } = processSpace();
+    prefix = `.espalier-${createHash("sha256").update([host, boot, namespace].join("\n")).digest("hex").slice(0, 12)}-`;
   }
   return prefix;
 }
@@ -55,15 +48,6 @@ function removeAbandoned(parent: string): void {
     if (!name.startsWith(own)) continue;
     const pid = Number(/^\d+/.exec(name.slice(own.length))?.[0]);
     if (pid && !isRunning(pid)) attempt(() => rmSync(join(parent, name), { recursive: true, force: true }));
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 
