@@ -1,6 +1,6 @@
 import { defineConfig } from "tsdown";
 
-/** One entry for the public face, one per room, and the command. Modules stay files of their own, so that a browser loads what it uses. */
+/** One entry for the public face, one per room, the command, and what its configurations import. Modules stay files of their own, so that a browser loads what it uses. */
 export default defineConfig({
   entry: [
     "src/index.ts",
@@ -10,6 +10,7 @@ export default defineConfig({
     "src/data/records.ts",
     "src/inputs/{text,image,audio}/index.ts",
     "src/cli/main.ts",
+    "src/cli/config/define-run.ts",
   ],
   format: "esm",
   platform: "neutral",

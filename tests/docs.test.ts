@@ -1,5 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
+import { defaultOf, flagName, type RunOption } from "../src/cli/config/run-option.ts";
+import { runOptions } from "../src/cli/config/run-options.ts";
 import { createProgram } from "../src/cli/program.ts";
 import { families } from "../src/models/families/index.ts";
 
@@ -14,6 +16,17 @@ test("the page of models names every model type that is run", () => {
 
 describe("the page of the command", () => {
   const page = readFileSync(new URL("../docs/command.md", import.meta.url), "utf8");
+
+  test("train: the defaults of a run", () => {
+    const section = page.slice(page.indexOf("\n## train\n"), page.indexOf("\n## ", page.indexOf("\n## train\n") + 1));
+    for (const [key, { schema, byDefault }] of Object.entries(runOptions) as [string, RunOption][]) {
+      const row = section.split("\n").find((line) => line.startsWith(`| \`${flagName(key)}`));
+      expect(row, key).toBeDefined();
+      const fallback = defaultOf(schema);
+      if (byDefault === undefined)
+        expect(row!.split("|")[2]!.trim().replaceAll("`", ""), key).toBe(fallback === undefined ? "" : String(fallback));
+    }
+  });
 
   test.each(createProgram().commands.map((command) => [command.name(), command] as const))(
     "%s: its options and their defaults",

@@ -35,7 +35,7 @@ await runCommand(async () => {
     "runs/register",
     "--replace",
   ];
-  const flags = parseTrainFlags([...job, ...process.argv.slice(2)]);
+  const flags = await parseTrainFlags([...job, ...process.argv.slice(2)]);
   const summary = await runTrain(flags, terminal);
   terminal.line();
   terminal.line(`bits per byte of held-out chapters: ${summary.baseMetric.toFixed(3)} before, ${summary.finalMetric.toFixed(3)} after`);

@@ -27,7 +27,7 @@ await runCommand(async () => {
     "--epochs": "3",
     "--run": "runs/spam",
   };
-  const flags = parseTrainFlags([...Object.entries(job).flat(), "--replace", ...process.argv.slice(2)]);
+  const flags = await parseTrainFlags([...Object.entries(job).flat(), "--replace", ...process.argv.slice(2)]);
   const summary = await runTrain(flags, terminal);
 
   terminal.line();

@@ -1,10 +1,12 @@
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, existsSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
 import { makeDirectory, readJsonObject } from "../checkpoints/index.ts";
 import { EspalierError, fewProblems, show } from "../graph/index.ts";
 import { RunDirectory } from "../train/run-directory.ts";
 import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
+import { flagName, type RunOption } from "./config/run-option.ts";
+import { type RunConfig, runOptions, runSchema } from "./config/run-options.ts";
 import type { Fingerprints } from "./fingerprints.ts";
 
 /** The options of `espalier train` that choose the run directory, and what is done with a run that it holds. */
@@ -17,7 +19,7 @@ export interface RunFlags {
 }
 
 /** Options that may change when a run is resumed, because the trained weights do not depend on them. */
-const free = new Set(["run", "resume", "replace", "json", "threads", "checkpointEvery", "evaluateEvery", "data", "evalData", "model"]);
+const isFree = (key: string): boolean => (runOptions as Readonly<Record<string, RunOption>>)[key]?.free ?? false;
 
 /** Chooses the run directory: never one that holds a run already, unless that run is resumed or replaced. Nothing is written. */
 export function chooseRun(flags: RunFlags): string {
@@ -77,16 +79,30 @@ const recordedSchema = z.object({
   sha256: z.object({ data: z.string(), evalData: z.string().optional(), model: z.string() }),
 });
 
+/** The options that a run was started with, as far as it says them: what a resumed run need not be told again. How it prints is not among them. */
+export function recordedOptions(run: string): RunConfig {
+  const file = join(run, "run.json");
+  if (!existsSync(file)) return {};
+  const { json: _, ...options } = recorded(file).options;
+  const known = Object.fromEntries(Object.entries(options).filter(([key]) => key in runOptions));
+  const parsed = runSchema.safeParse(known);
+  if (parsed.success) return known as RunConfig;
+  const problems = parsed.error.issues.map((issue) => `options.${issue.path.join(".")}: ${issue.message}`);
+  throw new EspalierError("resume-mismatch", `${file} is damaged: ${fewProblems(problems).join("; ")} Start a new run with another --run.`);
+}
+
+function recorded(file: string): z.output<typeof recordedSchema> {
+  const parsed = recordedSchema.safeParse(readJsonObject(file));
+  if (parsed.success) return parsed.data;
+  throw new EspalierError(
+    "resume-mismatch",
+    `${file} does not say what the run was started with (${parsed.error.issues[0]!.path.join(".")}). Start a new run with another --run.`,
+  );
+}
+
 /** A resumed run gives the numbers of an uninterrupted one, so it must start from the same things with the same options. */
 function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, hashes: Fingerprints): void {
-  const file = join(run, "run.json");
-  const parsed = recordedSchema.safeParse(readJsonObject(file));
-  if (!parsed.success)
-    throw new EspalierError(
-      "resume-mismatch",
-      `${file} does not say what the run was started with (${parsed.error.issues[0]!.path.join(".")}). Start a new run with another --run.`,
-    );
-  const { options, sha256 } = parsed.data;
+  const { options, sha256 } = recorded(join(run, "run.json"));
   const advice = "Give the same, or start a new run with another --run.";
   for (const [name, what] of Object.entries({ data: "data", evalData: "held-out data", model: "base model" }) as [
     keyof Fingerprints,
@@ -100,15 +116,11 @@ function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, h
       `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, hashes)}. ${advice}`,
     );
   }
-  const changed = Object.keys({ ...options, ...flags }).filter(
-    (key) => !free.has(key) && JSON.stringify(options[key]) !== JSON.stringify(flags[key]),
-  );
+  const changed = Object.keys(runOptions).filter((key) => !isFree(key) && JSON.stringify(options[key]) !== JSON.stringify(flags[key]));
   if (changed.length > 0) {
-    const list = fewProblems(changed.map((key) => `${optionName(key)} was ${given(options[key])} and is now ${given(flags[key])}`));
+    const list = fewProblems(changed.map((key) => `${flagName(key)} was ${given(options[key])} and is now ${given(flags[key])}`));
     throw new EspalierError("resume-mismatch", `${run} cannot be resumed with other options: ${list.join("; ")}. ${advice}`);
   }
 }
 
 const given = (value: unknown): string => (value === undefined ? "not given" : show(value));
-
-const optionName = (key: string): string => `--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;

@@ -58,7 +58,7 @@ describe("train", () => {
   test("leaves a run directory: configuration, hashes, a line per step, the last checkpoint and an adapter", () => {
     const run = JSON.parse(readFileSync(join(at("run"), "run.json"), "utf8"));
     expect(run).toMatchObject({
-      espalier: expect.stringMatching(/^\d/),
+      environment: { espalier: expect.stringMatching(/^\d/), onnxruntime: expect.stringMatching(/^\d/), cores: expect.any(Number) },
       steps: 25,
       seed: 0,
       options: { rank: 8, data, learningRate: 5e-3 },

@@ -71,7 +71,7 @@ test.each(["train", "generate", "eval", "classify", "merge", "inspect", "methods
     .split("\n")
     .filter((line) => /^ {2}-/.test(line));
   expect(options.length).toBeGreaterThan(1);
-  for (const line of options) expect(line).toMatch(/^ {2}(-h, )?--[a-z-]+( <[a-z]+>)?( {2,}\S.*|)$/);
+  for (const line of options) expect(line).toMatch(/^ {2}(-h, )?--[a-z-]+( [<[][a-z]+[>\]])?( {2,}\S.*|)$/);
 });
 
 test("--help lists the commands, --version is that of the package, and no command at all shows the help as wrong usage", async () => {

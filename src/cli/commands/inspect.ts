@@ -1,5 +1,5 @@
 import { writeFileSync } from "node:fs";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { EspalierError, elementCount } from "../../graph/index.ts";
 import { loadCausalLM } from "../../models/index.ts";
 import { encode } from "../../onnx/index.ts";
@@ -10,10 +10,11 @@ import { applyWeights } from "../../train/method.ts";
 import { causalLanguageModel } from "../../train/objectives/index.ts";
 import { adamW, oneGroup } from "../../train/optimizers/index.ts";
 import { traceStep } from "../../train/step.ts";
-import { defaultModel } from "../default-model.ts";
-import { addMethodOptions, chosenMethods, type MethodFlags } from "../method-choice.ts";
+import { addRunOptions } from "../config/flags.ts";
+import { methodOptions } from "../config/run-options.ts";
+import { chosenMethods, type MethodFlags } from "../method-choice.ts";
 import { modelDirectory } from "../model-directory.ts";
-import { checkLength, integer } from "../options.ts";
+import { checkLength } from "../options.ts";
 import { formatBytes, formatCount, formatPercent, Terminal } from "../terminal.ts";
 
 interface InspectFlags extends MethodFlags {
@@ -24,21 +25,14 @@ interface InspectFlags extends MethodFlags {
   json?: boolean;
 }
 
+const methodKeys = Object.keys(methodOptions) as (keyof typeof methodOptions)[];
+
 /** Of the matmul peak, what a whole step usually reaches: see the benches. */
 const usualShareOfPeak = 0.75;
 
 export function inspectCommand(): Command {
-  const command = new Command("inspect")
-    .description("Show a model's size and what a training step would cost, before anything runs.")
-    .addOption(
-      new Option("--model <model>", "model: a directory, or org/name on the Hugging Face Hub").default(
-        defaultModel,
-        "the embedded sapling",
-      ),
-    );
-  return addMethodOptions(command)
-    .option("--batch-size <n>", "sequences per batch", integer(1), 16)
-    .option("--max-length <n>", "tokens per sequence", integer(2), 256)
+  const command = new Command("inspect").description("Show a model's size and what a training step would cost, before anything runs.");
+  return addRunOptions(command, { keys: ["model", ...methodKeys, "batchSize", "maxLength"] })
     .option("--graph <file>", "write the training step as an .onnx file")
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: InspectFlags) => {

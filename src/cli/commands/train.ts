@@ -1,61 +1,32 @@
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError, elementCount } from "../../graph/index.ts";
-import { type BaseDtype, type DecoderModel, saveModel } from "../../models/index.ts";
+import { type DecoderModel, saveModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
-import { type ScheduleName, schedule, scheduleNames } from "../../train/schedules.ts";
+import { schedule } from "../../train/schedules.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { train } from "../../train/trainer.ts";
-import { baseDtypeOption } from "../base-dtype-option.ts";
-import { chatFormatOption } from "../chat-format.ts";
-import { defaultModel } from "../default-model.ts";
+import { environment } from "../config/environment.ts";
+import { addRunOptions } from "../config/flags.ts";
+import { type GivenFlags, resolveRun, type TrainFlags } from "../config/resolve-run.ts";
+import { recordedRunOptions } from "../config/run-options.ts";
 import { fingerprints } from "../fingerprints.ts";
-import { addMethodOptions, chosenMethods, type MethodFlags } from "../method-choice.ts";
+import { chosenMethods } from "../method-choice.ts";
 import { modelDirectory } from "../model-directory.ts";
-import { checkLength, integer, number } from "../options.ts";
+import { checkLength } from "../options.ts";
 import { checkWritable, chooseRun, prepareRun } from "../run-choice.ts";
 import { Interrupted, type Interruption, interruption } from "../signals.ts";
 import { recordFile } from "../task-record.ts";
 import { formatBytes, formatCount, formatDuration, formatPercent, Terminal } from "../terminal.ts";
 import { prepareTask } from "../training-task.ts";
-import { version } from "../version.ts";
 
-export interface TrainFlags extends MethodFlags {
-  model: string;
-  baseDtype: BaseDtype;
-  data: string;
-  evalData?: string;
-  task?: "classification" | "language-modeling" | "chat";
-  chatFormat?: string;
-  textColumn?: string;
-  labelColumn?: string;
-  template?: string;
-  positive?: string;
-  heldOut: number;
-  epochs?: number;
-  steps?: number;
-  batchSize: number;
-  accumulate: number;
-  maxLength: number;
-  learningRate: number;
-  schedule: ScheduleName;
-  warmup: number;
-  weightDecay: number;
-  seed: number;
-  run?: string;
-  resume?: boolean;
-  replace?: boolean;
-  checkpointEvery?: number;
-  evaluateEvery?: number;
-  threads?: number;
-  json?: boolean;
-}
+export type { TrainFlags };
 
 /** What `train --json` prints. */
 export interface TrainSummary {
@@ -79,64 +50,28 @@ export interface TrainSummary {
 }
 
 export function trainCommand(): Command {
-  const command = new Command("train")
-    .description("Adapt a pre-trained model to your data.")
-    .requiredOption("--data <file>", "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
-    .addOption(
-      new Option("--model <model>", "base model: a directory, or a name on the Hugging Face Hub").default(
-        defaultModel,
-        "the embedded sapling",
-      ),
-    )
-    .addOption(baseDtypeOption())
-    .option("--eval-data <file>", "held-out data; without it a part of --data is held out")
-    .addOption(
-      new Option("--task <task>", "default: classification when the data has labels, chat when it holds conversations").choices([
-        "classification",
-        "language-modeling",
-        "chat",
-      ]),
-    )
-    .option("--text-column <name>", "column or key of the text (default: text)")
-    .option("--label-column <name>", "column or key of the label (default: label)")
-    .option(
-      "--template <text>",
-      "how a text is put to a classifier (default: {text} and a line 'Label:' for decoders, {text} for encoders)",
-    )
-    .addOption(chatFormatOption())
-    .option("--positive <label>", "label that F1 and ROC AUC speak of (default: the rarer one)")
-    .option("--held-out <share>", "share of the data held out", number(0.001, 0.9), 0.2);
-  return addMethodOptions(command)
-    .option("--epochs <n>", "passes over the data (default: 1)", number(0.001))
-    .option("--steps <n>", "optimizer steps, in place of --epochs", integer(1))
-    .option("--batch-size <n>", "sequences per batch", integer(1), 16)
-    .option("--accumulate <n>", "batches per optimizer step", integer(1), 1)
-    .option("--max-length <n>", "tokens per sequence", integer(2), 256)
-    .option("--learning-rate <x>", "peak learning rate", number(1e-12), 1e-3)
-    .addOption(new Option("--schedule <name>", "learning-rate schedule").choices([...scheduleNames]).default("cosine"))
-    .option("--warmup <n>", "steps, or share of all steps, of linear warm-up", number(0), 0.05)
-    .option("--weight-decay <x>", "decoupled weight decay", number(0), 0)
-    .option("--seed <n>", "seed of split, order, initial values and dropout", integer(0), 0)
-    .option("--run <directory>", "run directory (default: runs/<data file's name>)")
-    .option("--resume", "continue from the run's newest checkpoint")
+  const command = new Command("train").description("Adapt a pre-trained model to your data.");
+  return addRunOptions(command, { headings: true, without: "defaults" })
+    .option("--config <file>", "options of the run (default: espalier.config.ts, if there is one)")
+    .option("--no-config", "read no configuration")
+    .option("--resume [run]", "continue from the run's newest checkpoint, with the options that it was started with")
     .addOption(new Option("--replace", "replace the run that the directory holds").conflicts("resume"))
-    .option("--checkpoint-every <steps>", "steps between checkpoints (default: at the end)", integer(1))
-    .option("--evaluate-every <steps>", "steps between evaluations (default: at the end)", integer(1))
-    .option("--threads <n>", "processor threads (default: all)", integer(1))
-    .option("--json", "print the result as one JSON object in the last line")
-    .action(async (flags: TrainFlags) => {
+    .action(async (given: GivenFlags) => {
       const terminal = new Terminal();
+      const { flags, config } = await resolveRun(given);
+      if (config) terminal.line(`Options from ${relative(process.cwd(), config.file) || config.file}.`);
       const summary = await runTrain(flags, terminal);
       if (flags.json) terminal.json(summary);
     });
 }
 
-/** The flags of `espalier train` from arguments, with all defaults, for programs that run it themselves. */
-export function parseTrainFlags(args: readonly string[]): TrainFlags {
+/** The options of `espalier train` from arguments, with all defaults and without a configuration, for programs that run it themselves. */
+export async function parseTrainFlags(args: readonly string[]): Promise<TrainFlags> {
   const command = trainCommand()
     .exitOverride()
     .action(() => {});
-  return command.parse([...args], { from: "user" }).opts<TrainFlags>();
+  const given = command.parse([...args], { from: "user" }).opts<GivenFlags>();
+  return (await resolveRun({ ...given, config: false })).flags;
 }
 
 /** The whole of `espalier train`. */
@@ -203,7 +138,8 @@ async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: T
     checkpointEvery: flags.checkpointEvery,
     evaluateEvery: flags.evaluateEvery,
     ...(flags.evaluateEvery && { evaluate: () => task.evaluate() }),
-    config: { espalier: version, options: { ...flags }, sha256 },
+    keep: flags.keep,
+    config: { options: recordedRunOptions(flags), sha256, environment: environment() },
     signal: interrupt.signal,
     onStep({ step, loss, tokensPerSecond, memory }) {
       firstStep ??= step;

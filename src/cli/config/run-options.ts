@@ -1,0 +1,159 @@
+import { z } from "zod";
+import { chatFormatNames } from "../../inputs/index.ts";
+import { catalogue } from "../../methods/catalogue.ts";
+import { baseDtypes } from "../../models/index.ts";
+import { scheduleNames } from "../../train/schedules.ts";
+import { defaultModel } from "../default-model.ts";
+import { list } from "../options.ts";
+import { namedValues } from "./named-values.ts";
+import { between, oneOf, option, type RunOption, text, toggle, whole } from "./run-option.ts";
+
+/*
+ * The options of a training run, once. The flags of `espalier train`, the keys of espalier.config.ts, what `espalier init` writes, what run.json
+ * records and what may change on resume all follow from these tables.
+ */
+
+export const dataOptions = {
+  data: option(text().optional(), {
+    help: "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt",
+    value: "<file>",
+    byDefault: "required",
+    path: true,
+    free: true, // the content must be the same, wherever it lies
+  }),
+  evalData: option(text().optional(), {
+    help: "held-out data; without it a part of the data is held out",
+    value: "<file>",
+    path: true,
+    free: true,
+  }),
+  heldOut: option(between(0.001, 0.9).default(0.2), { help: "share of the data held out", value: "<share>" }),
+  task: option(oneOf(["classification", "language-modeling", "chat"]).optional(), {
+    help: "what is learnt",
+    value: "<task>",
+    byDefault: "classification when the data has labels, chat when it holds conversations",
+  }),
+  textColumn: option(text().optional(), { help: "column or key of the text", value: "<name>", byDefault: "text" }),
+  labelColumn: option(text().optional(), { help: "column or key of the label", value: "<name>", byDefault: "label" }),
+  template: option(text().optional(), {
+    help: "how a text is put to a classifier",
+    value: "<text>",
+    byDefault: "{text} and a line 'Label:' for decoders, {text} for encoders",
+  }),
+  chatFormat: option(oneOf(chatFormatNames).optional(), {
+    help: "built-in chat format in place of the model's own template",
+    value: "<name>",
+    byDefault: "the model's template",
+  }),
+  positive: option(text().optional(), { help: "label that F1 and ROC AUC speak of", value: "<label>", byDefault: "the rarer one" }),
+  maxLength: option(whole(2).default(256), { help: "tokens per sequence", value: "<n>" }),
+};
+
+export const modelOptions = {
+  model: option(text().default(defaultModel), {
+    help: "base model: a directory, a .gguf file, or a name on the Hugging Face Hub",
+    value: "<model>",
+    byDefault: "the embedded sapling",
+    path: true,
+    free: true, // as the data
+  }),
+  baseDtype: option(oneOf(baseDtypes).default("f32"), {
+    help: "how the frozen base is kept; int8 is the fastest, int4 and nf4 the smallest",
+    value: "<type>",
+  }),
+};
+
+const adapters = catalogue.filter(({ card }) => card.family === "adapters").map(({ card }) => card.slug);
+
+export const methodOptions = {
+  method: option(oneOf([...adapters, "none"]).default("lora"), {
+    help: "what is trained: an adapter (espalier methods lists them), or none for the whole model",
+    value: "<name>",
+  }),
+  rank: option(whole(1).default(8), { help: "LoRA rank", value: "<n>" }),
+  alpha: option(between(1e-6).optional(), { help: "LoRA scale numerator", value: "<n>", byDefault: "twice the rank" }),
+  dropout: option(between(0, 0.99).default(0), { help: "LoRA dropout", value: "<p>" }),
+  targets: option(z.array(text(), "It must be a list of names.").default(["all-linear"]), {
+    help: "layers that LoRA adapts, e.g. q_proj,v_proj",
+    value: "<names>",
+    parse: list,
+    byDefault: "all-linear",
+  }),
+  methodOptions: option(z.record(z.string(), z.unknown(), "It must be an object.").optional(), {
+    help: "further options of the method, as name=value (several times) or JSON; espalier methods <name> lists them",
+    value: "<options>",
+    parse: namedValues,
+  }),
+};
+
+export const trainingOptions = {
+  epochs: option(between(0.001).optional(), { help: "passes over the data", value: "<n>", byDefault: "1" }),
+  steps: option(whole(1).optional(), { help: "optimizer steps, in place of epochs", value: "<n>" }),
+  batchSize: option(whole(1).default(16), { help: "sequences per batch", value: "<n>" }),
+  accumulate: option(whole(1).default(1), { help: "batches per optimizer step", value: "<n>" }),
+  learningRate: option(between(1e-12).default(1e-3), { help: "peak learning rate", value: "<x>" }),
+  schedule: option(oneOf(scheduleNames).default("cosine"), { help: "learning-rate schedule", value: "<name>" }),
+  warmup: option(between(0).default(0.05), { help: "steps, or share of all steps, of linear warm-up", value: "<n>" }),
+  weightDecay: option(between(0).default(0), { help: "decoupled weight decay", value: "<x>" }),
+  seed: option(whole(0).default(0), { help: "seed of split, order, initial values and dropout", value: "<n>" }),
+};
+
+export const directoryOptions = {
+  run: option(text().optional(), {
+    help: "run directory",
+    value: "<directory>",
+    byDefault: "runs/<data file's name>",
+    path: true,
+    free: true,
+  }),
+  checkpointEvery: option(whole(1).optional(), {
+    help: "steps between checkpoints",
+    value: "<steps>",
+    byDefault: "at the end",
+    free: true,
+  }),
+  keep: option(whole(1).default(2), { help: "checkpoints that are kept", value: "<n>", free: true }),
+  evaluateEvery: option(whole(1).optional(), { help: "steps between evaluations", value: "<steps>", byDefault: "at the end", free: true }),
+};
+
+export const machineOptions = {
+  threads: option(whole(1).optional(), { help: "processor threads", value: "<n>", byDefault: "all", free: true }),
+  json: option(toggle().optional(), { help: "print the result as one JSON object in the last line", free: true }),
+};
+
+export const runOptions = {
+  ...dataOptions,
+  ...modelOptions,
+  ...methodOptions,
+  ...trainingOptions,
+  ...directoryOptions,
+  ...machineOptions,
+};
+
+/** The tables under the headings of `--help`. */
+export const runOptionGroups: readonly (readonly [heading: string, options: Readonly<Record<string, RunOption>>])[] = [
+  ["Data:", dataOptions],
+  ["Model:", modelOptions],
+  ["Method:", methodOptions],
+  ["Training:", trainingOptions],
+  ["Run directory:", directoryOptions],
+  ["Machine and output:", machineOptions],
+];
+
+type Options = typeof runOptions;
+
+export const runSchema = z.strictObject(
+  Object.fromEntries(Object.entries(runOptions).map(([key, { schema }]) => [key, schema])) as {
+    [K in keyof Options]: Options[K]["schema"];
+  },
+);
+
+/** What `defineRun` takes: every option may be left out. */
+export type RunConfig = z.input<typeof runSchema>;
+
+/** The options of a run, defaults filled in. */
+export type RunOptions = z.output<typeof runSchema>;
+
+/** Those of them that a call was given or has by default, without what else the call says. */
+export const recordedRunOptions = (flags: RunOptions): RunOptions =>
+  Object.fromEntries(Object.entries(flags).filter(([key]) => key in runOptions)) as RunOptions;
