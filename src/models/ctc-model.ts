@@ -75,6 +75,8 @@ export class CtcModel extends Module {
   declare readonly lm_head: Layer;
   /** Whether the head has initial values only, because no checkpoint brought any. */
   headIsFresh = true;
+  /** Paths of the modules that a checkpoint brought no values for. An adapter has to bring theirs. */
+  freshModules: readonly string[] = [];
   readonly #prefix: string;
 
   constructor(options: SpeechFamilyOptions<SpeechConfig>, config: SpeechConfig, seed = 0) {

@@ -71,6 +71,9 @@ export function fill(
   return Array.from(model.namedParameters(), ([name]) => name).filter((name) => !parameters.has(name));
 }
 
+/** The modules of these parameters, each once. */
+export const modulesOf = (names: readonly string[]): string[] => [...new Set(names.map((name) => name.slice(0, name.lastIndexOf("."))))];
+
 /**
  * Whether two tensors begin with the same bytes, which tells a copy from what was trained apart at the cost of one page; undefined where that cannot
  * be told.

@@ -74,6 +74,8 @@ export class ImageClassifier extends Module {
   readonly labels: readonly string[];
   /** Whether the heads have initial values only, because no checkpoint brought any. */
   headIsFresh = true;
+  /** Paths of the modules that a checkpoint brought no values for. An adapter has to bring theirs. */
+  freshModules: readonly string[] = [];
   readonly #prefix: string;
   readonly #reads: Readonly<Record<string, ImageHead>>;
 

@@ -1,5 +1,5 @@
 /** A Hugging Face directory → a text encoder with the head of a task. */
-import { checkLabels, fill, openFamily } from "./family-checkpoint.ts";
+import { checkLabels, fill, modulesOf, openFamily } from "./family-checkpoint.ts";
 import { readPooling } from "./pooling.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 
@@ -17,7 +17,7 @@ export function loadTokenClassifier(directory: string, labels: readonly string[]
   const model: TokenClassifier = opened.build(opened.config, labels.length, options.seed);
   model.headIsFresh = !opened.checkpoint.tensors.has(`${model.head.path}.weight`);
   if (!model.headIsFresh) checkLabels(opened.config, labels, directory);
-  fill(model, opened, { otherHeads: true });
+  model.freshModules = modulesOf(fill(model, opened, { otherHeads: true }));
   return model;
 }
 

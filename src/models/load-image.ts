@@ -1,7 +1,7 @@
 /** A Hugging Face directory → a model of images with its weights. */
 import { EspalierError } from "../graph/index.ts";
 import type { ClipModel } from "./families/clip.ts";
-import { checkLabels, fill, namedLabels, type Opened, openFamily } from "./family-checkpoint.ts";
+import { checkLabels, fill, modulesOf, namedLabels, type Opened, openFamily } from "./family-checkpoint.ts";
 import type { ImageClassifier, ImageModel } from "./image-model.ts";
 
 /**
@@ -35,7 +35,7 @@ export function loadImageClassifier(directory: string, labels?: readonly string[
   }
   const model = opened.build(opened.config, names, options.seed);
   model.headIsFresh = rows === undefined;
-  fill(model, opened, { otherHeads: model.headIsFresh });
+  model.freshModules = modulesOf(fill(model, opened, { otherHeads: model.headIsFresh }));
   return model;
 }
 

@@ -1,7 +1,7 @@
 /** A Hugging Face directory → a model of speech with its weights. */
 import type { CtcModel, SpeechModel } from "./ctc-model.ts";
 import type { WhisperForConditionalGeneration } from "./families/whisper.ts";
-import { fill, openFamily } from "./family-checkpoint.ts";
+import { fill, modulesOf, openFamily } from "./family-checkpoint.ts";
 
 /**
  * Loads an encoder of waveforms; heads that the checkpoint may have are left out. Nothing is frozen.
@@ -24,7 +24,7 @@ export function loadCtcModel(directory: string, options: { seed?: number } = {})
   const opened = openFamily(directory, "ctcModel");
   const model = opened.build(opened.config, options.seed);
   model.headIsFresh = !opened.checkpoint.tensors.has("lm_head.weight");
-  fill(model, opened, { otherHeads: model.headIsFresh });
+  model.freshModules = modulesOf(fill(model, opened, { otherHeads: model.headIsFresh }));
   return model;
 }
 

@@ -2,7 +2,7 @@
 import type { Checkpoint } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { CausalLM, SequenceClassifier } from "./causal-lm.ts";
-import { checkLabels, fill, openFamily, startAlike } from "./family-checkpoint.ts";
+import { checkLabels, fill, modulesOf, openFamily, startAlike } from "./family-checkpoint.ts";
 import { readEndIds } from "./generation-config.ts";
 
 /**
@@ -31,8 +31,7 @@ export function loadSequenceClassifier(directory: string, labels: readonly strin
   const model: SequenceClassifier = opened.build(opened.config, labels.length, options.seed);
   model.headIsFresh = !opened.checkpoint.tensors.has(`${model.head.path}.weight`);
   if (!model.headIsFresh) checkLabels(opened.config, labels, directory);
-  const fresh = fill(model, opened, { otherHeads: true });
-  model.freshModules = [...new Set(fresh.map((name) => name.slice(0, name.lastIndexOf("."))))];
+  model.freshModules = modulesOf(fill(model, opened, { otherHeads: true }));
   return model;
 }
 

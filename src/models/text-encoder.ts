@@ -143,7 +143,10 @@ export class MaskedLM<C extends LanguageModelConfig = LanguageModelConfig> exten
 /** An encoder that gives each token logits over classes. */
 export class TokenClassifier<C extends LanguageModelConfig = LanguageModelConfig> extends EncoderModel<C> {
   readonly classifier: Layer;
+  /** Whether the head has initial values only, because no checkpoint brought any. */
   headIsFresh = true;
+  /** Paths of the modules that a checkpoint brought no values for. An adapter has to bring theirs. */
+  freshModules: readonly string[] = [];
 
   constructor(options: EncoderFamilyOptions<C>, config: C, labels: number, seed = 0) {
     const init = normal(new Random(seed), options.deviation(config));

@@ -1,6 +1,6 @@
 /** What adapters train beside their own parameters: whole modules and biases. */
 import { EspalierError, nearestNames } from "../../graph/index.ts";
-import { CausalLM, SequenceClassifier } from "../../models/causal-lm.ts";
+import { CausalLM } from "../../models/causal-lm.ts";
 import type { Module } from "../../nn/index.ts";
 import { AdapterLayer } from "./adapter-layer.ts";
 import type { Graft } from "./graft.ts";
@@ -10,11 +10,11 @@ import { endsWithName, liesIn } from "./targets.ts";
 export const classifierHeads = ["score", "classifier"] as const;
 
 /**
- * The modules that a new adapter takes whole: those of these names, and of a classifier all that no checkpoint brought, as its head. Whoever loads the
+ * The modules that a new adapter takes whole: those of these names, and of a model with a new head all that no checkpoint brought. Whoever loads the
  * adapter has other initial values there.
  */
 export function wholeModules(model: Module, names: readonly string[]): string[] {
-  const fresh = model instanceof SequenceClassifier ? model.freshModules : [];
+  const { freshModules: fresh = [] } = model as { freshModules?: readonly string[] };
   return [...names, ...fresh.filter((path) => !liesIn(path, names))];
 }
 

@@ -5,4 +5,6 @@ export { imageTextMatching } from "./image-text-matching.ts";
 export { maskedLanguageModel } from "./masked-language-model.ts";
 export type { Objective, ObjectiveOutputs } from "./objective.ts";
 export { sequenceClassification } from "./sequence-classification.ts";
+export { multiLabelClassification, sequenceRegression } from "./sequence-regression.ts";
 export { sequenceToSequence } from "./sequence-to-sequence.ts";
+export { tokenClassification } from "./token-classification.ts";
