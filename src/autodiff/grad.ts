@@ -1,5 +1,6 @@
 import { atPath, EspalierError, formatShape, type Graph, isFloat, type Node, type Tensor } from "../graph/index.ts";
-import { type AnyOp, add, fill, whenOp, zerosLike } from "../ops/index.ts";
+import { type AnyOp, add, chunksOp, fill, whenOp, zerosLike } from "../ops/index.ts";
+import { chunksGradient } from "./chunks.ts";
 import { whenGradient } from "./when.ts";
 
 /**
@@ -51,6 +52,7 @@ export function vjp(
 
 function nodeGradient(node: Node, dys: readonly (Tensor | undefined)[]): Record<string, Tensor | undefined> {
   if (node.op === whenOp) return whenGradient(node, dys);
+  if (node.op === chunksOp) return chunksGradient(node, dys);
   const { definition } = node.op as AnyOp;
   if (!definition?.grad) return {};
   const [y] = node.outputs;
@@ -73,7 +75,7 @@ function dependents(outputs: readonly Tensor[], wrt: readonly Tensor[], within: 
       for (const t of operands) if (!reaches.has(t.node)) stack.push({ node: t.node, expanded: false });
       continue;
     }
-    const differentiable = node.op === whenOp || (node.op as AnyOp).definition?.grad !== undefined;
+    const differentiable = node.op === whenOp || node.op === chunksOp || (node.op as AnyOp).definition?.grad !== undefined;
     reaches.set(node, differentiable && operands.some((t) => wanted.has(t) || reaches.get(t.node)));
   }
   return new Set([...reaches].filter(([, r]) => r).map(([node]) => node));

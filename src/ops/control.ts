@@ -6,6 +6,8 @@ import { node, result } from "./emission.ts";
 export interface Branch {
   readonly graph: Graph;
   readonly results: readonly Tensor[];
+  /** What more is known of a copy, of a branch of which more is known: `at` finds the copy of a tensor. */
+  copied?(copy: Branch, at: (t: Tensor) => Tensor): Branch;
 }
 
 interface WhenAttrs {
@@ -43,9 +45,9 @@ export const whenOp = defineOp<WhenInputs, WhenAttrs>({
 });
 
 /** Traces `fn` as a graph of its own that may read the values of the graph being traced. */
-export function branch(fn: () => readonly Tensor[]): Branch {
+export function branch(fn: (graph: Graph) => readonly Tensor[]): Branch {
   const graph = new Graph(currentGraph());
-  return { graph, results: tracing(graph, fn) };
+  return { graph, results: tracing(graph, () => fn(graph)) };
 }
 
 /** Outer tensors that a branch reads, nested branches included, in order of first use. */
@@ -78,23 +80,27 @@ export function whenOf(gate: Tensor, open: Branch, closed: Branch): readonly Ten
 
 /** Copies the nodes of `graph` into the graph being traced; `replace` says which outer or inner tensors are others now. Returns the map. */
 export function inline(graph: Graph, replace: Map<Tensor, Tensor> = new Map()): Map<Tensor, Tensor> {
-  const target = currentGraph();
-  for (const n of graph.nodes) {
-    const inputs = Object.fromEntries(Object.entries(n.inputs).map(([name, t]) => [name, t && (replace.get(t) ?? t)]));
-    let attrs = n.attrs;
-    if (n.op === whenOp) {
-      const copyBranch = (b: Branch): Branch => {
-        const inner = new Graph(target);
-        return tracing(inner, () => {
-          const map = inline(b.graph, new Map(replace));
-          return { graph: inner, results: b.results.map((t) => map.get(t) ?? t) };
-        });
-      };
-      const { open, closed } = n.attrs as unknown as WhenAttrs;
-      attrs = { open: copyBranch(open), closed: copyBranch(closed) };
-    }
-    const copy = target.add(n.op as AnyOp, inputs, attrs, n.outputs);
-    for (const [i, t] of n.outputs.entries()) replace.set(t, copy.outputs[i]!);
-  }
+  for (const n of graph.nodes) if (!n.outputs.every((t) => replace.has(t))) copyNode(n, replace);
   return replace;
 }
+
+/** Copies one node into the graph being traced, with operands as `replace` says, and notes its outputs there. */
+export function copyNode(n: Node, replace: Map<Tensor, Tensor>): Node {
+  const target = currentGraph();
+  const copy = (b: Branch): Branch => {
+    const inner = new Graph(target);
+    return tracing(inner, () => {
+      const map = inline(b.graph, new Map(replace));
+      const at = (t: Tensor) => map.get(t) ?? t;
+      const copied = { graph: inner, results: b.results.map(at) };
+      return b.copied?.(copied, at) ?? copied;
+    });
+  };
+  const inputs = Object.fromEntries(Object.entries(n.inputs).map(([name, t]) => [name, t && (replace.get(t) ?? t)]));
+  const attrs = Object.fromEntries(Object.entries(n.attrs).map(([name, value]) => [name, isBranch(value) ? copy(value) : value]));
+  const made = target.add(n.op as AnyOp, inputs, attrs, n.outputs);
+  for (const [i, t] of n.outputs.entries()) replace.set(t, made.outputs[i]!);
+  return made;
+}
+
+const isBranch = (value: unknown): value is Branch => (value as Branch | undefined | null)?.graph instanceof Graph;

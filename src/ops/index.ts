@@ -1,4 +1,5 @@
 export * from "./attention.ts";
+export * from "./chunks.ts";
 export * from "./control.ts";
 export { type ConvOptions, type ConvTransposeOptions, conv1d, conv2d, convTranspose1d, convTranspose2d } from "./conv.ts";
 export * from "./ctc-loss.ts";

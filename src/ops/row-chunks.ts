@@ -35,7 +35,6 @@ export function inRowChunks({ rows, limit, cut, whole, fn }: RowChunks): { rows:
   const graph = new Graph();
   const outer = new Map<Tensor, Ref>();
   const slices: Tensor[] = [];
-  const states: Tensor[] = [];
   const traced = tracing(graph, () => {
     const inputs: Record<string, Tensor> = {};
     for (const [name, given] of Object.entries(whole)) {
@@ -48,36 +47,72 @@ export function inRowChunks({ rows, limit, cut, whole, fn }: RowChunks): { rows:
       slices.push(inputs[name]);
     }
     const { rows: ofRows = [], sums = [] } = fn(inputs);
-    states.push(...sums.map((t, i) => graph.input(`sum ${i}`, t.dtype, t.shape)));
-    return { rows: ofRows, sums: sums.map((t, i) => add(states[i]!, t)) };
+    const states = sums.map((t, i) => graph.input(`sum ${i}`, t.dtype, t.shape));
+    return { rows: ofRows, sums: sums.map((t, i) => ({ state: states[i]!, next: add(states[i]!, t) })) };
   });
-  const outputs = traced.sums.length + traced.rows.length;
+  const given = Object.values(cut);
+  return scanChunks(chunks, { graph, ...traced, slices: slices.map((leaf, i) => ({ leaf, ref: chunks.split(given[i]!) })), outer });
+}
+
+interface Scanned {
+  graph: Graph;
+  /** Leaves of the graph that stand for a chunk of a value, and all the chunks. */
+  slices: readonly { leaf: Tensor; ref: Ref }[];
+  /** Results with a row for each row of the chunk. */
+  rows: readonly Tensor[];
+  /** For each result that is added up: the leaf for the sum so far, and the sum with the chunk's part. */
+  sums: readonly { state: Tensor; next: Tensor }[];
+  /** Leaves that stand for values outside. */
+  outer?: ReadonlyMap<Tensor, Ref>;
+}
+
+/** A Scan over chunks: its results by rows joined again, and its sums. */
+export function scanChunks(chunks: Cutting, { graph, slices, rows, sums, outer }: Scanned): { rows: Ref[]; sums: Ref[] } {
+  const inputs = [...sums.map(({ state }) => state), ...slices.map(({ leaf }) => leaf)];
   const scan = node(
     "Scan",
-    [...states.map((t) => zeros(t.dtype, dims(t.shape))), ...Object.values(cut).map((given) => chunks.split(given))],
-    { body: { graph, results: [...traced.sums, ...traced.rows], inputs: [...states, ...slices], outer }, num_scan_inputs: slices.length },
-    { outputs },
+    [...sums.map(({ state }) => zeros(state.dtype, dims(state.shape))), ...slices.map(({ ref }) => ref)],
+    {
+      body: { graph, results: [...sums.map(({ next }) => next), ...rows], inputs, ...(outer && { outer }) },
+      num_scan_inputs: slices.length,
+    },
+    { outputs: sums.length + rows.length },
   );
   return {
-    sums: traced.sums.map((_, i) => result(scan, i)),
-    rows: traced.rows.map((t, i) => chunks.join(result(scan, traced.sums.length + i), t.shape.slice(1))),
+    sums: sums.map((_, i) => result(scan, i)),
+    rows: rows.map((t, i) => chunks.join(result(scan, sums.length + i), t.shape.slice(1))),
   };
 }
 
 const zeros = (dtype: TensorType["dtype"], shape: Ref): Ref => node("Expand", [scalar(dtype, 0), shape]);
 const vector = (...parts: Ref[]): Ref => node("Concat", parts, { axis: 0 });
 
+/** How rows fall into chunks of one size. */
+export interface Cutting {
+  size: Dim;
+  /** The chunks of a tensor; `filler`: what fills up the last one, zeros unless told. */
+  split(given: Given, filler?: "zeros" | "last row"): Ref;
+  join(x: Ref, rest: Shape): Ref;
+}
+
+/** The numbers of the chunks, int64 [chunks]. */
+export const chunkNumbers = (rows: number, limit: number): Ref => int64s(Array.from({ length: Math.ceil(rows / limit) }, (_, i) => i));
+
 /** How `rows` rows fall into chunks of one size, at most `limit`, and how a tensor of rows becomes chunks and comes back from them. */
-function cutting(rows: Dim, limit: number): { size: Dim; split(given: Given): Ref; join(x: Ref, rest: Shape): Ref } {
+export function cutting(rows: Dim, limit: number): Cutting {
   if (typeof rows === "number") {
     const count = Math.max(1, Math.ceil(rows / limit));
     const size = Math.ceil(rows / count);
     const missing = count * size - rows;
     return {
       size,
-      split: ({ ref, type }) => {
+      split: ({ ref, type }, filler = "zeros") => {
         const rest = type.shape.slice(1);
-        const filled = missing === 0 ? ref : node("Concat", [ref, zeros(type.dtype, dims([missing, ...rest]))], { axis: 0 });
+        const filling = () =>
+          filler === "zeros"
+            ? zeros(type.dtype, dims([missing, ...rest]))
+            : node("Expand", [node("Slice", [ref, int64s([rows - 1]), int64s([rows]), int64s([0])]), dims([missing, ...rest])]);
+        const filled = missing === 0 ? ref : node("Concat", [ref, filling()], { axis: 0 });
         return node("Reshape", [filled, dims([count, size, ...rest])]);
       },
       join: (x, rest) => {
