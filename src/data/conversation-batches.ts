@@ -3,15 +3,7 @@ import type { EncodedConversation } from "../inputs/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import type { ImmediateBatchSource } from "./batch-source.ts";
 import { type BucketOptions, bucketPlan } from "./bucket-plan.ts";
-import type { Truncation } from "./sequences.ts";
-
-/** What is read and what is to be said next, token by token. */
-export interface ConversationExample {
-  ids: readonly number[];
-  /** For every id the one after it where the assistant says it, else −100. */
-  targets: readonly number[];
-  description: string;
-}
+import type { NextTokenExample, Truncation } from "./sequences.ts";
 
 /**
  * Examples of at most `limit` ids. Conversations longer than that lose their end, and one of which nothing is left that the assistant says is
@@ -20,7 +12,7 @@ export interface ConversationExample {
 export function conversationExamples(
   encoded: readonly (EncodedConversation & { description: string })[],
   limit: number,
-): { examples: ConversationExample[]; truncation: Truncation; withoutTarget: number } {
+): { examples: NextTokenExample[]; truncation: Truncation; withoutTarget: number } {
   if (!Number.isInteger(limit) || limit < 1)
     throw new EspalierError("data-limit", `Sequences are cut to a whole number of tokens, at least 1, not ${limit}.`);
   const truncation: Truncation = { count: 0, of: encoded.length, longest: 0, limit };
@@ -44,7 +36,7 @@ export interface ConversationBatchOptions extends BucketOptions {
  * Batches of conversations: `ids` and `targets`, int64 [batch, time], right-padded; targets of −100 do not count. They are filled as
  * {@link bucketPlan} says; filler rows without targets make every batch full.
  */
-export function conversationBatches(examples: readonly ConversationExample[], options: ConversationBatchOptions): ImmediateBatchSource {
+export function conversationBatches(examples: readonly NextTokenExample[], options: ConversationBatchOptions): ImmediateBatchSource {
   const { batchSize, padId, buckets } = options;
   const longest = buckets.at(-1) ?? 0;
   for (const { ids, description } of examples)

@@ -5,6 +5,7 @@ export * from "./conversation-batches.ts";
 export type { Conversation } from "./conversations.ts";
 export * from "./language-batches.ts";
 export { nearDuplicateGroups } from "./near-duplicates.ts";
+export * from "./packed-batches.ts";
 export { ReadAhead } from "./read-ahead.ts";
 export type { Example, ReadOptions } from "./records.ts";
 export * from "./sequences.ts";

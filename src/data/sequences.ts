@@ -8,6 +8,14 @@ export interface EncodedExample {
   description: string;
 }
 
+/** What is read and what is to be said next, token by token. */
+export interface NextTokenExample {
+  ids: readonly number[];
+  /** For every id the one after it where it is to be learnt, else −100. */
+  targets: readonly number[];
+  description: string;
+}
+
 /** What was cut, to be told to the user. */
 export interface Truncation {
   count: number;

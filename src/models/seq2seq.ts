@@ -1,5 +1,5 @@
 /** Models that read one sequence and write another: what the rest of the house knows of them. */
-import { atPath, type Tensor } from "../graph/index.ts";
+import { atPath, EspalierError, type Tensor } from "../graph/index.ts";
 import { type DecoderInputs, type DecoderOutputs, type Embedding, type KeyValues, type Layer, Module } from "../nn/index.ts";
 import { linear } from "../ops/index.ts";
 import type { LanguageModelConfig } from "./causal-lm.ts";
@@ -52,6 +52,11 @@ export abstract class Seq2SeqLM<
 
   /** The whole model, as in training: source and the answer's tokens so far → the decoder's states. */
   forward(source: Source, inputs: DecoderInputs): DecoderOutputs {
+    if (inputs.documentStarts)
+      throw new EspalierError(
+        "packed-rows",
+        `${this.architecture} reads one source for each row, so its answers cannot be packed several to a row. Give each a row of its own.`,
+      );
     return this.decode(inputs, this.encode(source));
   }
 

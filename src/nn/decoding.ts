@@ -1,4 +1,4 @@
-import { type Dim, EspalierError, type Tensor } from "../graph/index.ts";
+import { type Dim, EspalierError, subDims, type Tensor } from "../graph/index.ts";
 import {
   type AttentionOptions,
   add,
@@ -13,6 +13,7 @@ import {
   logicalAnd,
   range,
   reshape,
+  slice,
   sub,
   transpose,
   unsqueeze,
@@ -35,6 +36,11 @@ export interface DecoderInputs {
   keyPositions?: Tensor | undefined;
   /** bool, broadcasts against [batch, heads, time, keys]: which tokens each token may see. Needed with `past`. */
   visible?: Tensor | undefined;
+  /**
+   * int64 [batch, time], where rows hold several documents one after the other: the column in which each token's document begins. Tokens see their own
+   * document only, and positions count from its beginning. In place of `positions` and `visible`, and without `past`.
+   */
+  documentStarts?: Tensor | undefined;
   /** One entry per layer: keys and values of earlier tokens. Places that hold none yet are for `visible` to hide. */
   past?: readonly KeyValues[] | undefined;
   /**
@@ -59,7 +65,8 @@ export class DecoderContext {
   readonly keyPositions: Tensor;
   readonly visible: Tensor | undefined;
   readonly joinPast: boolean;
-  readonly #masks = new Map<number | undefined, Tensor | undefined>();
+  readonly #documentStarts: Tensor | undefined;
+  readonly #masks = new Map<string, Tensor>();
 
   /** @param hidden the embedded tokens, [batch, time, …] */
   constructor(inputs: DecoderInputs, hidden: Tensor) {
@@ -69,40 +76,75 @@ export class DecoderContext {
         "missing-mask",
         "A forward pass with `past` needs `visible`, which says which of the past places hold a token, and their `keyPositions`.",
       );
-    this.positions = inputs.positions ?? expand(unsqueeze(range(time), 0), [batch, time]);
+    const rival = inputs.documentStarts && (["past", "visible", "positions", "keyPositions"] as const).find((name) => inputs[name]);
+    if (rival)
+      throw new EspalierError(
+        "packed-rows",
+        `A forward pass over rows of several documents (\`documentStarts\`) takes no \`${rival}\`: what a token may see and where it stands follow from its document.`,
+      );
+    this.positions = positionsOf(inputs, batch, time);
     this.keyPositions = inputs.keyPositions ?? this.positions;
     this.visible = inputs.visible;
     this.joinPast = inputs.joinPast ?? false;
+    this.#documentStarts = inputs.documentStarts;
+  }
+
+  /** Whether plain causal attention says all that a mask would. */
+  isPlain(window?: number): boolean {
+    const time = this.positions.shape[1]!;
+    return !this.visible && !this.#documentStarts && (window === undefined || (typeof time === "number" && time <= window));
   }
 
   /**
-   * Added to the scores, broadcasts against [batch, heads, time, keys]; undefined where plain causal attention says it all.
+   * Added to the scores, broadcasts against [batch, heads, time, keys]. All layers share it.
    * @param window tokens that a token sees at most, itself included; default: all before it
    */
-  mask(window?: number): Tensor | undefined {
-    if (!this.#masks.has(window)) this.#masks.set(window, this.#mask(window));
-    return this.#masks.get(window);
+  mask(window?: number): Tensor {
+    return this.visible
+      ? this.#kept(`${window}`, () => this.#hiding(this.visible!, window))
+      : this.causalMask(window, 0, this.positions.shape[1]!);
   }
 
-  /** The mask, also where causal attention would do without. */
-  explicitMask(window?: number): Tensor {
-    return this.mask(window) ?? where(this.#visible(), 0, hiddenScore);
+  /** As {@link mask}, of the tokens `from` … `to` over those up to `to`; where nothing is said to be visible. */
+  causalMask(window: number | undefined, from: Dim, to: Dim): Tensor {
+    const starts = this.#documentStarts;
+    return this.#kept(`${window} ${from} ${to}`, () =>
+      this.#hiding(causal(from, to, starts && slice(starts, 1, from, to)), window, from, to),
+    );
   }
 
-  #mask(window: number | undefined): Tensor | undefined {
-    const time = this.positions.shape[1]!;
-    if (!this.visible && (window === undefined || (typeof time === "number" && time <= window))) return undefined;
-    if (window === undefined) return where(this.#visible(), 0, hiddenScore);
-    const distance = sub(unsqueeze(this.positions, 2), unsqueeze(this.keyPositions, 1));
-    const near = unsqueeze(greater(window, distance), 1);
-    return where(logicalAnd(this.#visible(), near), 0, hiddenScore);
+  #kept(key: string, make: () => Tensor): Tensor {
+    const known = this.#masks.get(key);
+    if (known) return known;
+    const mask = make();
+    this.#masks.set(key, mask);
+    return mask;
   }
 
-  #visible(): Tensor {
-    if (this.visible) return this.visible;
-    const time = this.positions.shape[1]!;
-    return lessOrEqual(range(time), unsqueeze(range(time), 1));
+  /** A mask of what is visible and near enough. */
+  #hiding(visible: Tensor, window: number | undefined, from: Dim = 0, to?: Dim): Tensor {
+    if (window === undefined) return where(visible, 0, hiddenScore);
+    const [rows, keys] = [slice(this.positions, 1, from, to), slice(this.keyPositions, 1, 0, to)];
+    const near = unsqueeze(greater(window, sub(unsqueeze(rows, 2), unsqueeze(keys, 1))), 1);
+    return where(logicalAnd(visible, near), 0, hiddenScore);
   }
+}
+
+/** int64 [batch, time]: where each token stands in its sequence. */
+export function positionsOf({ positions, documentStarts }: DecoderInputs, batch: Dim, time: Dim): Tensor {
+  if (positions) return positions;
+  const columns = unsqueeze(range(time), 0);
+  return documentStarts ? sub(columns, documentStarts) : expand(columns, [batch, time]);
+}
+
+/** bool, broadcasts against [batch, heads, time, time]: what each token of a forward pass without `past` sees. */
+export const visibleOf = ({ visible, documentStarts }: DecoderInputs, time: Dim): Tensor => visible ?? causal(0, time, documentStarts);
+
+/** What the tokens `from` … `to` see of those up to `to`: themselves and those before, from the `starts` of their documents on. */
+function causal(from: Dim, to: Dim, starts?: Tensor): Tensor {
+  const columns = range(to);
+  const before = lessOrEqual(columns, unsqueeze(range(subDims(to, from), from), 1));
+  return starts ? logicalAnd(before, lessOrEqual(unsqueeze(unsqueeze(starts, 1), 3), columns)) : before;
 }
 
 export interface AttendOptions extends Omit<AttentionOptions, "mask"> {
@@ -121,8 +163,11 @@ export function attend(
   options: AttendOptions = {},
 ): Tensor {
   const { window, bias, ...rest } = options;
-  const mask = bias ? add(context.explicitMask(window), bias) : context.mask(window);
-  if (!mask) return causalAttention(q, present.key, present.value, rest);
+  if (!bias && !past && !context.visible) {
+    const mask = context.isPlain(window) ? undefined : (from: Dim, to: Dim) => context.causalMask(window, from, to);
+    return causalAttention(q, present.key, present.value, { ...rest, mask });
+  }
+  const mask = bias ? add(context.mask(window), bias) : context.mask(window);
   const sources = past ? (context.joinPast ? [joinKeyValues(past, present)] : [past, present]) : [present];
   return attentionOver(q, sources, { ...rest, mask });
 }

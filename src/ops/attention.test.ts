@@ -1,6 +1,6 @@
 import { describe } from "vitest";
 import { checkOp, checkRejects, checkSymbolic, ids, sample, type Values, values } from "../../tests/ops/harness.ts";
-import type { Tensor } from "../graph/index.ts";
+import { type Dim, subDims, type Tensor } from "../graph/index.ts";
 import * as ops from "./index.ts";
 
 /** Attention one number at a time. `hidden(query, key, head, batch)` is what the mask adds. */
@@ -210,6 +210,21 @@ describe("causalAttention", () => {
       inputs,
       fn: (i) => ops.causalAttention(i.q, i.k, i.v),
       expected: plainAttention(inputs.q, inputs.k, inputs.v, future),
+    });
+  }
+  for (const time of [20, 130]) {
+    const inputs = { q: sample([1, 2, time, 2], -1, 1, 1), k: sample([1, 1, time, 2], -1, 1, 2), v: sample([1, 1, time, 3], -1, 1, 3) };
+    checkOp(`${time} positions, and a mask that hides more than the future`, {
+      inputs,
+      fn: (i) => {
+        const near = (from: Dim, to: Dim) => {
+          const distance = ops.sub(ops.unsqueeze(ops.range(subDims(to, from), from), 1), ops.range(to));
+          return ops.where(ops.logicalAnd(ops.greaterOrEqual(distance, 0), ops.less(distance, 7)), 0, ops.hiddenScore);
+        };
+        return ops.causalAttention(i.q, i.k, i.v, { mask: near });
+      },
+      expected: plainAttention(inputs.q, inputs.k, inputs.v, (i, j) => (j > i || i - j >= 7 ? Number.NEGATIVE_INFINITY : 0)),
+      gradient: time < 100,
     });
   }
   const few = { q: sample([1, 2, 2, 2], -1, 1, 1), k: sample([1, 1, 5, 2], -1, 1, 2), v: sample([1, 1, 5, 3], -1, 1, 3) };

@@ -151,21 +151,29 @@ function checkedSizes(q: Tensor, sources: readonly KeyValues[], mask: Tensor | u
 /** Blocks that causal attention is cut into. Four leave more of the future out than two, and lose it again to overhead (measured at 256 positions). */
 const causalBlocks = { atMost: 2, rowsAtLeast: 64 };
 
+export interface CausalAttentionOptions extends Omit<AttentionOptions, "mask"> {
+  /**
+   * Where a position sees less than itself and all before: what is added to the scores of queries `from` … `to` over keys 0 … `to`, in place of the
+   * {@link causalMask}; broadcasts against [batch, heads, to − from, to]. There are as many keys as queries then.
+   */
+  mask?: ((from: Dim, to: Dim) => Tensor) | undefined;
+}
+
 /**
  * {@link attention} where each position sees itself and the ones before. The queries are cut into blocks, and each block reads only the keys
  * up to its own end: with two blocks a quarter of the work on scores is never done. With more keys than queries the queries are the last ones.
  */
-export function causalAttention(q: Tensor, k: Tensor, v: Tensor, options: Omit<AttentionOptions, "mask"> = {}): Tensor {
-  const [queries, keys] = [q.shape[2], k.shape[2]];
+export function causalAttention(q: Tensor, k: Tensor, v: Tensor, { mask, ...options }: CausalAttentionOptions = {}): Tensor {
+  const [queries, keys] = [q.shape[2] ?? 1, k.shape[2] ?? 1];
+  const maskOf = (from: Dim, to: Dim) => (mask ? cast(mask(from, to), q.dtype) : causalMask(subDims(to, from), to, q.dtype));
   const count =
     typeof queries === "number" && queries === keys ? Math.min(causalBlocks.atMost, Math.floor(queries / causalBlocks.rowsAtLeast)) : 1;
-  if (count <= 1 || typeof queries !== "number")
-    return attention(q, k, v, { ...options, mask: causalMask(queries ?? 1, keys ?? 1, q.dtype) });
-  const sizes = Array.from({ length: count }, (_, i) => Math.floor(((i + 1) * queries) / count) - Math.floor((i * queries) / count));
-  let end = 0;
+  if (count <= 1 || typeof queries !== "number") return attention(q, k, v, { ...options, mask: maskOf(subDims(keys, queries), keys) });
+  const ends = Array.from({ length: count + 1 }, (_, i) => Math.floor((i * queries) / count));
+  const sizes = ends.slice(1).map((end, i) => end - ends[i]!);
   const blocks = split(q, sizes, 2).map((rows, i) => {
-    end += sizes[i]!;
-    return attention(rows, slice(k, 2, 0, end), slice(v, 2, 0, end), { ...options, mask: causalMask(sizes[i]!, end, q.dtype) });
+    const [from, to] = [ends[i]!, ends[i + 1]!];
+    return attention(rows, slice(k, 2, 0, to), slice(v, 2, 0, to), { ...options, mask: maskOf(from, to) });
   });
   return concat(blocks, 2);
 }

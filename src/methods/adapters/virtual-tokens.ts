@@ -9,6 +9,8 @@ import {
   type Layer,
   Module,
   type Parameter,
+  positionsOf,
+  visibleOf,
 } from "../../nn/index.ts";
 import {
   add,
@@ -99,14 +101,16 @@ export class PromptedDecoder extends VirtualTokenDecoder {
   protected read(inputs: DecoderInputs): DecoderOutputs {
     const { count } = this;
     const embedded = inputs.embeddings ?? this.embedding.forward(inputs.ids!);
-    const [batch, , width] = embedded.shape as [Dim, Dim, number];
+    const [batch, time, width] = embedded.shape as [Dim, Dim, number];
     const embeddings = concat([expand(unsqueeze(this.prompt.forward(), 0), [batch, count, width]), embedded], 1);
-    const positions = inputs.positions && this.allPositions(inputs.positions);
+    const packed = inputs.documentStarts !== undefined;
+    const places = packed ? positionsOf(inputs, batch, time) : inputs.positions;
     const { hidden, present } = this.decoder.forward({
       embeddings,
-      positions,
+      positions: places && this.allPositions(places),
       keyPositions: inputs.keyPositions && this.allPositions(inputs.keyPositions),
-      visible: inputs.visible && this.#visible(inputs.visible),
+      // What virtual tokens compute depends on nothing behind them, so all documents of a row share them.
+      visible: packed || inputs.visible ? this.#visible(visibleOf(inputs, time)) : undefined,
     });
     return { hidden: slice(hidden, 1, count), present };
   }
@@ -139,11 +143,12 @@ export class PrefixedDecoder extends VirtualTokenDecoder {
     const { count } = this;
     const [batch, time] = (inputs.ids ?? inputs.embeddings)!.shape as [Dim, Dim];
     const prefix = this.#prefix(batch);
-    const places = inputs.positions ?? expand(unsqueeze(range(time), 0), [batch, time]);
-    const own = inputs.visible ?? lessOrEqual(range(time), unsqueeze(range(time), 1));
+    const places = positionsOf(inputs, batch, time);
+    const own = visibleOf(inputs, time);
     const before = own.shape.slice(0, -2);
     const { hidden, present } = this.decoder.forward({
       ...inputs,
+      documentStarts: undefined,
       positions: add(places, count),
       keyPositions: this.allPositions(inputs.keyPositions ?? places),
       visible: concat([fill([...before, time, count], 1, "bool"), expand(own, [...before, time, time])], own.rank - 1),
