@@ -5,6 +5,7 @@ import { convertCommand } from "./commands/convert.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
+import { initCommand } from "./commands/init.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { mergeCommand } from "./commands/merge.ts";
 import { methodsCommand } from "./commands/methods.ts";
@@ -18,6 +19,7 @@ export function createProgram(): Command {
     .version(version)
     .showHelpAfterError("(--help lists commands and options)");
   for (const command of [
+    initCommand(),
     trainCommand(),
     generateCommand(),
     chatCommand(),

@@ -28,9 +28,15 @@ const ownFace = fileURLToPath(new URL(import.meta.url.endsWith(".ts") ? "./defin
 
 /** What the file exports by default. TypeScript needs no building, and the face that it imports is this one, wherever the command is installed. */
 async function exported(file: string): Promise<unknown> {
-  const jiti = createJiti(import.meta.url, { alias: { "espalier/config": ownFace }, moduleCache: false, fsCache: false });
+  const jiti = createJiti(import.meta.url, {
+    alias: { "espalier/config": ownFace },
+    moduleCache: false,
+    fsCache: false,
+    interopDefault: false,
+  });
   try {
-    return await jiti.import(resolve(file), { default: true });
+    const module = await jiti.import<{ default?: unknown }>(resolve(file));
+    return file.endsWith(".json") ? module : module.default;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new EspalierError("bad-config", `${file} cannot be read: ${reason}`, { cause });
