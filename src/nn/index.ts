@@ -1,10 +1,12 @@
 export * from "./activations.ts";
+export * from "./base-only.ts";
 export * from "./convolution.ts";
 export * from "./decoding.ts";
 export * from "./distance-buckets.ts";
 export * from "./dropout.ts";
 export * from "./feed-forward.ts";
 export * from "./grouped-query-attention.ts";
+export * from "./in-chunks.ts";
 export * from "./initializers.ts";
 export * from "./layers.ts";
 export * from "./lstm.ts";
@@ -14,3 +16,4 @@ export * from "./multi-head-attention.ts";
 export * from "./quantize.ts";
 export * from "./quantized-linear.ts";
 export * from "./rotary.ts";
+export { tapped } from "./taps.ts";

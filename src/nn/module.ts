@@ -1,4 +1,6 @@
 import { atPath, EspalierError, type MemoryStorage, nearestNames, read, type Storage, type Tensor, Variable } from "../graph/index.ts";
+import { adaptersAreOff } from "./base-only.ts";
+import { tap } from "./taps.ts";
 
 /** A weight of a module. Frozen parameters become constants of the program; the others are trained. */
 export class Parameter extends Variable {
@@ -27,8 +29,11 @@ export abstract class Module {
   constructor() {
     // Every node that forward adds carries this module's path.
     const forward = this.forward;
-    this.forward = (...args: never[]) =>
-      this.#path === "" ? forward.apply(this, args) : atPath(this.#path, () => forward.apply(this, args));
+    this.forward = (...args: never[]) => {
+      const below = adaptersAreOff() ? this.standsOn : undefined;
+      if (below) return below.forward(...args);
+      return tap(this.#path, this.#path === "" ? forward.apply(this, args) : atPath(this.#path, () => forward.apply(this, args)));
+    };
   }
 
   abstract forward(...args: never[]): unknown;
