@@ -1,6 +1,7 @@
 import { atPath, EspalierError, formatShape, type Graph, isFloat, type Node, type Tensor } from "../graph/index.ts";
 import { type AnyOp, add, chunksOp, fill, whenOp, zerosLike } from "../ops/index.ts";
 import { chunksGradient } from "./chunks.ts";
+import { Recomputation } from "./rematerialise.ts";
 import { whenGradient } from "./when.ts";
 
 /**
@@ -36,12 +37,15 @@ export function vjp(
   };
   for (const [i, t] of outputs.entries()) if (seeds[i] && (onPath.has(t.node) || wrt.includes(t))) accumulate(t, seeds[i]);
 
+  const recomputation = new Recomputation();
   const order = [...onPath].sort((a, b) => b.id - a.id);
   for (const node of order) {
     const dys = node.outputs.map((t) => gradients.get(t));
-    if (dys.every((dy) => dy === undefined)) continue;
+    const some = dys.find((dy) => dy !== undefined);
+    if (!some) continue;
+    const values = recomputation.nodeFor(node, some);
     // Backward nodes carry the path of the forward node, so that a compiled graph reads by module.
-    const partial = atPath(node.path, () => nodeGradient(node, dys));
+    const partial = atPath(node.path, () => nodeGradient(values, dys));
     for (const [name, g] of Object.entries(partial)) {
       const operand = node.inputs[name];
       if (operand && g && (onPath.has(operand.node) || wrt.includes(operand))) accumulate(operand, g);

@@ -1,1 +1,2 @@
 export * from "./grad.ts";
+export { rematerialise } from "./rematerialise.ts";

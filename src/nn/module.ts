@@ -1,5 +1,7 @@
+import { rematerialise } from "../autodiff/index.ts";
 import { atPath, EspalierError, type MemoryStorage, nearestNames, read, type Storage, type Tensor, Variable } from "../graph/index.ts";
 import { adaptersAreOff } from "./base-only.ts";
+import { rematerialisesBlocks } from "./mode.ts";
 import { tap } from "./taps.ts";
 
 /** A weight of a module. Frozen parameters become constants of the program; the others are trained. */
@@ -29,10 +31,11 @@ export abstract class Module {
   constructor() {
     // Every node that forward adds carries this module's path.
     const forward = this.forward;
+    const run = (...args: never[]) => (this.#path === "" ? forward.apply(this, args) : atPath(this.#path, () => forward.apply(this, args)));
     this.forward = (...args: never[]) => {
       const below = adaptersAreOff() ? this.standsOn : undefined;
       if (below) return below.forward(...args);
-      return tap(this.#path, this.#path === "" ? forward.apply(this, args) : atPath(this.#path, () => forward.apply(this, args)));
+      return tap(this.#path, rematerialisesBlocks() && this.isBlock ? rematerialise(() => run(...args)) : run(...args));
     };
   }
 
@@ -41,6 +44,11 @@ export abstract class Module {
   /** Dotted path from the root of the model; empty for the root. */
   get path(): string {
     return this.#path;
+  }
+
+  /** Whether it stands in a list of modules, as the layers of a model do. */
+  get isBlock(): boolean {
+    return /(^|\.)\d+$/.test(this.#path);
   }
 
   /** The module in whose place this one stands and on which it builds, as an adapter does: that one's children count as this one's own. */
