@@ -74,7 +74,7 @@ describe("readConversations", () => {
     expect(holdsConversations(file([{ text: "a" }]))).toBe(false);
     expect(holdsConversations(file(["{"]))).toBe(false);
     expect(holdsConversations(file(["a"], "a.txt"))).toBe(false);
-    expect(() => readConversations(file(["a"], "a.txt"))).toThrow(/conversations are read from \.jsonl files/);
+    expect(() => readConversations(file(["a"], "a.txt"))).toThrow(/conversations are read from \.jsonl and \.parquet files/);
   });
 });
 

@@ -1,10 +1,12 @@
-import { extname } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import { parseJson } from "../graph/parse-json.ts";
 import { type ChatMessage, type ChatRole, chatMessageSchema, messageText } from "../inputs/index.ts";
-import { jsonLines, type Problem, printable, refuseProblems } from "./json-lines.ts";
+import { dataFiles, dataFormat } from "./data-files.ts";
+import { type Problem, printable, refuseProblems } from "./json-lines.ts";
+import { ParquetFile } from "./parquet-file.ts";
 import type { Example } from "./records.ts";
-import { readTextFile, statFile } from "./text-file.ts";
+import { fileRows, type Rows } from "./rows.ts";
+import { readTextFile } from "./text-file.ts";
 
 /** A conversation of a data file. Its `text`, by which conversations are compared, is what everybody says but the system, which says the same in many. */
 export interface Conversation extends Example {
@@ -26,51 +28,83 @@ const speakers: Readonly<Record<string, ChatRole>> = {
   observation: "tool",
 };
 
-const like = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}';
+export const conversationLike = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}';
 
-/** Whether the first record of a .jsonl file is a conversation. */
-export function holdsConversations(file: string): boolean {
-  if (extname(file).toLowerCase() !== ".jsonl") return false;
-  statFile(file);
-  const first = readTextFile(file)
-    .split("\n")
-    .find((line) => line.trim() !== "");
+const conversationColumns = ["messages", "conversations", "system", "tools"];
+
+/** Whether the first record of a .jsonl or .parquet file (or of the first of several, see {@link dataFiles}) is a conversation. */
+export function holdsConversations(path: string): boolean {
+  const [file] = dataFiles(path) as [string];
+  const format = dataFormat(file);
+  if (format === ".csv" || format === ".txt") return false;
+  const value = format === ".parquet" ? firstRow(file) : firstObject(readTextFile(file));
+  return typeof value === "object" && value !== null && listOf(value as Record<string, unknown>) !== undefined;
+}
+
+function firstObject(text: string): unknown {
+  const first = text.split("\n").find((line) => line.trim() !== "");
   try {
-    const value = parseJson(first ?? "");
-    return typeof value === "object" && value !== null && listOf(value as Record<string, unknown>) !== undefined;
+    return parseJson(first ?? "");
   } catch {
-    return false; // Whoever reads the file says what is wrong with it.
+    return undefined; // Whoever reads the file says what is wrong with it.
+  }
+}
+
+function firstRow(file: string): unknown {
+  const parquet = new ParquetFile(file);
+  try {
+    const group = parquet.groupSizes.findIndex((size) => size > 0);
+    return group < 0 || !parquet.columns.some((name) => name === "messages" || name === "conversations")
+      ? undefined
+      : parquet.rows(group, conversationColumns)[0];
+  } finally {
+    parquet.close();
   }
 }
 
 /**
  * Reads conversations, one JSON object a line: `{"messages": [{"role": "user", "content": "…"}, …]}` with the roles system, user, assistant and
  * tool, and perhaps `"tools": [schema, …]`; or, in ShareGPT's way, `{"conversations": [{"from": "human", "value": "…"}, …]}`, perhaps with
- * `"system": "…"`. The assistant must speak at least once.
+ * `"system": "…"`. The assistant must speak at least once. Parquet files have columns of those names; directories and patterns are read as
+ * {@link readExamples} does.
  * @throws EspalierError `data-conversation` and what reading records throws; the message counts the other broken lines
  */
-export function readConversations(file: string): Conversation[] {
-  statFile(file);
-  if (extname(file).toLowerCase() !== ".jsonl")
-    throw new EspalierError("data-extension", `${file}: conversations are read from .jsonl files, one a line such as ${like}.`);
-  const text = readTextFile(file);
-  if (text.trim() === "") throw new EspalierError("data-empty", `${file}: is empty. Give a file with at least one conversation.`);
-  const { objects, problems } = jsonLines(text, like);
-  const conversations = objects.flatMap(({ value, line }): Conversation[] => {
+export function readConversations(path: string): Conversation[] {
+  return dataFiles(path).flatMap((file) => {
+    refuseOtherFormats(file);
+    const rows = fileRows(file, { like: conversationLike, wanted: conversationColumns });
+    const { conversations, problems } = conversationsOf(rows, file);
+    refuseProblems(
+      file,
+      [...rows.problems, ...problems].sort((a, b) => a.line - b.line),
+    );
+    return conversations;
+  });
+}
+
+export function refuseOtherFormats(file: string): void {
+  const format = dataFormat(file);
+  if (format === ".csv" || format === ".txt")
+    throw new EspalierError(
+      "data-extension",
+      `${file}: conversations are read from .jsonl and .parquet files, one a line such as ${conversationLike}.`,
+    );
+}
+
+/** The conversations that rows hold. */
+export function conversationsOf({ rows }: Rows, file: string): { conversations: Conversation[]; problems: Problem[] } {
+  const problems: Problem[] = [];
+  const conversations = rows.flatMap(({ value, line }): Conversation[] => {
     const read = conversationOf(value);
     if (typeof read === "string") {
-      problems.push({ line, code: "data-conversation", reason: read } satisfies Problem);
+      problems.push({ line, code: "data-conversation", reason: read });
       return [];
     }
     const spoken = read.messages.filter(({ role }) => role !== "system");
     const transcript = spoken.map((message) => `${message.role}: ${messageText(message)}`).join("\n");
     return [{ ...read, text: transcript, file, line }];
   });
-  refuseProblems(
-    file,
-    problems.sort((a, b) => a.line - b.line),
-  );
-  return conversations;
+  return { conversations, problems };
 }
 
 const listOf = (value: Record<string, unknown>): unknown[] | undefined =>
@@ -79,7 +113,7 @@ const listOf = (value: Record<string, unknown>): unknown[] | undefined =>
 /** The conversation, or what is wrong with it. */
 function conversationOf(value: Record<string, unknown>): { messages: ChatMessage[]; tools?: object[] } | string {
   const list = listOf(value);
-  if (!list) return `has no list "messages" or "conversations"; each line must be an object such as ${like}`;
+  if (!list) return `has no list "messages" or "conversations"; each line must be an object such as ${conversationLike}`;
   const { tools, system } = value;
   if (tools !== undefined && tools !== null && !(Array.isArray(tools) && tools.every((tool) => typeof tool === "object" && tool !== null)))
     return '"tools" must be a list of objects';

@@ -3,6 +3,7 @@ export * from "./batch-source.ts";
 export * from "./classification-batches.ts";
 export * from "./conversation-batches.ts";
 export type { Conversation } from "./conversations.ts";
+export type { ImageExample, ImageReadOptions } from "./image-examples.ts";
 export * from "./language-batches.ts";
 export { nearDuplicateGroups } from "./near-duplicates.ts";
 export * from "./packed-batches.ts";

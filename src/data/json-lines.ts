@@ -14,12 +14,13 @@ export interface Problem {
 export function jsonLines(
   text: string,
   like: string,
+  firstLine = 1,
 ): { objects: { value: Record<string, unknown>; line: number }[]; problems: Problem[] } {
   const objects: { value: Record<string, unknown>; line: number }[] = [];
   const problems: Problem[] = [];
   for (const [index, content] of text.split("\n").entries()) {
     if (content.trim() === "") continue;
-    const line = index + 1;
+    const line = index + firstLine;
     let value: unknown;
     try {
       value = parseJson(content);
@@ -41,6 +42,7 @@ export function jsonLines(
 export function refuseProblems(file: string, problems: readonly Problem[]): void {
   const [first, ...others] = problems;
   if (!first) return;
+  const unit = unitOf(file);
   const numbers = others.slice(0, 5).map((problem) => problem.line);
   const hiding = problems.find((problem) => problem.hidesRest);
   const dots = others.length > numbers.length ? ", …" : "";
@@ -48,13 +50,16 @@ export function refuseProblems(file: string, problems: readonly Problem[]): void
     others.length === 0
       ? hiding
         ? ""
-        : " No other line is broken."
+        : ` No other ${unit} is broken.`
       : others.length === 1
-        ? ` 1 other line is broken too (line ${numbers[0]}).`
-        : ` ${others.length} other lines are broken too (lines ${numbers.join(", ")}${dots}).`;
+        ? ` 1 other ${unit} is broken too (${unit} ${numbers[0]}).`
+        : ` ${others.length} other ${unit}s are broken too (${unit}s ${numbers.join(", ")}${dots}).`;
   const rest = hiding ? ` What follows line ${hiding.line} cannot be judged before that line is corrected.` : "";
-  throw new EspalierError(first.code, `${file} line ${first.line}: ${first.reason}.${more}${rest}`);
+  throw new EspalierError(first.code, `${file} ${unit} ${first.line}: ${first.reason}.${more}${rest}`);
 }
+
+/** What the places of a file are called. */
+export const unitOf = (file: string): string => (file.toLowerCase().endsWith(".parquet") ? "row" : "line");
 
 /** What a file holds must not steer the terminal that shows the message. */
 export const printable = (text: string): string => (text.length > 200 ? `${text.slice(0, 200)}…` : text).replace(/\p{Cc}/gu, "?");

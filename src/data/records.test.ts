@@ -1,6 +1,7 @@
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { refusal } from "../checkpoints/refusal.ts";
 import { type ReadOptions, readExamples } from "./records.ts";
@@ -87,15 +88,17 @@ describe("what is refused, in these words", () => {
       code: "data-missing",
       message: "…/no.jsonl: there is no such file. Check the path.",
     });
-    expect(refusal(() => readExamples(directory), directory)).toEqual({
+    mkdirSync(join(directory, "none"));
+    expect(refusal(() => readExamples(join(directory, "none")), directory)).toEqual({
       code: "data-directory",
-      message: "…: is a directory, not a file. Name the data file in it (.jsonl, .csv or .txt).",
+      message:
+        "…/none: is a directory without data files in it (.jsonl, .csv, .parquet or .txt). Name a data file, or a directory of them.",
     });
-    expect(message("a.parquet", "x")).toBe(
-      'data-extension: …/a.parquet: has the extension ".parquet", but the format is told by it. Name the file .jsonl, .csv or .txt.',
+    expect(message("a.xml", "x")).toBe(
+      'data-extension: …/a.xml: has the extension ".xml", but the format is told by it. Name the file .jsonl, .csv, .parquet or .txt.',
     );
     expect(message("mail", "x")).toBe(
-      "data-extension: …/mail: has no extension, but the format is told by it. Name the file .jsonl, .csv or .txt.",
+      "data-extension: …/mail: has no extension, but the format is told by it. Name the file .jsonl, .csv, .parquet or .txt.",
     );
     expect(message("under.jsonl", "{}") && refusal(() => readExamples(join(directory, "under.jsonl", "a.jsonl")), directory)).toEqual({
       code: "data-unreadable",
@@ -220,5 +223,43 @@ describe("what is refused, in these words", () => {
 
   test("what steers a terminal is not passed on", () => {
     expect(message("a.csv", "a\u001b[2Jb,c\nd,e\n")).toContain('its columns are "a?[2Jb", "c".');
+  });
+});
+
+describe("several files, compressed files", () => {
+  const shards = (name: string, files: Readonly<Record<string, string | Uint8Array>>) => {
+    mkdirSync(join(directory, name));
+    for (const [file, content] of Object.entries(files)) write(join(name, file), content);
+    return join(directory, name);
+  };
+
+  test("a directory and a pattern are read in the order of the names; other files are passed over", () => {
+    const path = shards("shards", {
+      "b.jsonl": '{"text":"2"}',
+      "a.jsonl": '{"text":"1"}',
+      "c.jsonl.gz": gzipSync('{"text":"3"}'),
+      "README.md": "x",
+      ".d.jsonl": "{",
+    });
+    expect(readExamples(path).map(({ text, file }) => [text, basename(file)])).toEqual([
+      ["1", "a.jsonl"],
+      ["2", "b.jsonl"],
+      ["3", "c.jsonl.gz"],
+    ]);
+    expect(readExamples(join(path, "?.json*")).map(({ text }) => text)).toEqual(["1", "2", "3"]);
+    expect(readExamples(join(path, "b*")).map(({ text }) => text)).toEqual(["2"]);
+    expect(() => readExamples(join(path, "x*"))).toThrow(/x\*: matches no data file/);
+  });
+
+  test("formats do not mix, and labels are everywhere or nowhere", () => {
+    const mixed = shards("mixed", { "a.jsonl": '{"text":"1"}', "b.csv": "text\na\n" });
+    expect(() => readExamples(mixed)).toThrow(/different formats \(a\.jsonl, b\.csv\)/);
+    const half = shards("half", { "a.jsonl": '{"text":"1","label":"x"}', "b.jsonl": '{"text":"2"}' });
+    expect(() => readExamples(half)).toThrow(/b\.jsonl line 1: has no label, but .*a\.jsonl line 1 has one/);
+  });
+
+  test("what is no gzip file", () => {
+    expect(message("broken.csv.gz", "text\na\n")).toMatch(/^data-gzip: ….broken.csv.gz: is no gzip file or is damaged/);
+    expect(message("cut.txt.gz", gzipSync("a".repeat(1000)).subarray(0, 20))).toMatch(/^data-gzip/);
   });
 });

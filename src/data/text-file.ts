@@ -1,10 +1,11 @@
 import { constants } from "node:buffer";
 import { readFileSync, type Stats, statSync } from "node:fs";
+import { gunzipSync } from "node:zlib";
 import { EspalierError } from "../graph/errors.ts";
 
-/** The whole of a UTF-8 file, with `\n` between lines and without a byte-order mark. A byte that is not UTF-8 is an error rather than a silent U+FFFD in the data. */
+/** The whole of a UTF-8 file, compressed if it is named .gz, with `\n` between lines and without a byte-order mark. A byte that is not UTF-8 is an error rather than a silent U+FFFD in the data. */
 export function readTextFile(file: string): string {
-  const bytes = readBytes(file);
+  const bytes = file.toLowerCase().endsWith(".gz") ? decompress(file) : readBytes(file);
   const offset = firstInvalidByte(bytes);
   if (offset >= 0) {
     const byte = bytes[offset]!.toString(16).padStart(2, "0");
@@ -18,6 +19,15 @@ export function readTextFile(file: string): string {
   return new TextDecoder().decode(bytes).replace(/\r\n?/g, "\n");
 }
 
+/** What stands at a path, nothing where it cannot be looked at. */
+export function statsOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
 /** Refuses what is no data file before its format matters: nothing there, a directory, something without an end. */
 export function statFile(file: string): Stats {
   let stats: Stats;
@@ -29,7 +39,10 @@ export function statFile(file: string): Stats {
     throw new EspalierError("data-unreadable", `${file}: cannot be read (${message}). Check the path and its permissions.`, { cause });
   }
   if (stats.isDirectory()) {
-    throw new EspalierError("data-directory", `${file}: is a directory, not a file. Name the data file in it (.jsonl, .csv or .txt).`);
+    throw new EspalierError(
+      "data-directory",
+      `${file}: is a directory, not a file. Name the data file in it (.jsonl, .csv, .parquet or .txt).`,
+    );
   }
   return stats;
 }
@@ -48,6 +61,26 @@ function readBytes(file: string): Uint8Array {
   } catch (cause) {
     const { message } = cause as Error;
     throw new EspalierError("data-unreadable", `${file}: cannot be read (${message}). Check the path and its permissions.`, { cause });
+  }
+}
+
+function decompress(file: string): Uint8Array {
+  try {
+    return gunzipSync(readBytes(file), { maxOutputLength: constants.MAX_STRING_LENGTH });
+  } catch (cause) {
+    if (cause instanceof EspalierError) throw cause;
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code === "ERR_BUFFER_TOO_LARGE")
+      throw new EspalierError(
+        "data-too-large",
+        `${file}: is too large to be decompressed in memory. Decompress it (gunzip), and it can be read as a stream.`,
+        { cause },
+      );
+    throw new EspalierError(
+      "data-gzip",
+      `${file}: is no gzip file or is damaged (${message}). Compress it again, or give it as it is without .gz.`,
+      { cause },
+    );
   }
 }
 
