@@ -36,6 +36,13 @@ export class Wire {
     this.#length += 4;
   }
 
+  double(field: number, value: number): void {
+    this.#tag(field, 1);
+    this.#reserve(8);
+    new DataView(this.#buffer.buffer).setFloat64(this.#length, value, true);
+    this.#length += 8;
+  }
+
   floats(field: number, values: readonly number[]): void {
     for (const value of values) this.float(field, value);
   }
@@ -91,7 +98,7 @@ export class Wire {
     this.#length += size;
   }
 
-  #tag(field: number, type: 0 | 2 | 5): void {
+  #tag(field: number, type: 0 | 1 | 2 | 5): void {
     this.#integer(field * 8 + type);
   }
 
