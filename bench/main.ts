@@ -11,6 +11,7 @@ import { benchDecode } from "./decode.ts";
 import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
 import { benchOpenModel } from "./open-model.ts";
+import { benchPacking } from "./packing.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
 import { type StepSpec, steps } from "./shapes.ts";
 import { benchStep } from "./step.ts";
@@ -50,6 +51,10 @@ const benches: Readonly<Record<string, Bench>> = {
     run: step(steps["bert-lora"]),
   },
   "vit-lora": { summary: "LoRA step of a classifier on the shape of ViT-S/16, 32 images", peers: true, run: step(steps["vit-lora"]) },
+  packing: {
+    summary: "real tokens per second on short documents, packed and in buckets, and what the mask of documents costs",
+    run: (f) => benchPacking({ repeats: Number(f.repeats), smoke: f.smoke ?? false }),
+  },
   "base-dtype": {
     summary: "memory, step time and decoding of a base kept as f32, bf16, f16, int8, int4, nf4",
     run: (f) => benchBaseDtype({ repeats: Number(f.repeats), smoke: f.smoke ?? false }),
