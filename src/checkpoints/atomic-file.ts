@@ -13,23 +13,57 @@ import { EspalierError } from "../graph/errors.ts";
  * @param fill is called once with a function that appends bytes
  */
 export function writeFileAtomically(file: string, fill: (append: (bytes: Uint8Array) => void) => void): void {
-  const path = resolve(file);
-  const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`);
-  let descriptor: number | undefined;
+  const target = new AtomicFile(file);
   try {
-    descriptor = openSync(temporary, "wx");
-    const target = descriptor;
-    fill((bytes) => appendAll(target, bytes));
-    fsyncSync(descriptor);
-    closeSync(descriptor);
-    descriptor = undefined;
-    renameSync(temporary, path);
+    fill((bytes) => target.append(bytes));
+    target.commit();
   } catch (cause) {
-    if (descriptor !== undefined) closeSync(descriptor);
-    rmSync(temporary, { force: true });
-    throw cause instanceof EspalierError ? cause : describeWriteFailure(path, cause as NodeJS.ErrnoException);
+    target.abandon();
+    throw cause;
   }
-  flushDirectory(dirname(path));
+}
+
+/** {@link writeFileAtomically} for what takes long to make: whoever opens it either commits or abandons it. */
+export class AtomicFile {
+  readonly #path: string;
+  readonly #temporary: string;
+  #descriptor: number | undefined;
+
+  constructor(file: string) {
+    this.#path = resolve(file);
+    this.#temporary = join(dirname(this.#path), `.${basename(this.#path)}.${randomBytes(6).toString("hex")}.tmp`);
+    this.#descriptor = this.#attempt(() => openSync(this.#temporary, "wx"));
+  }
+
+  append(bytes: Uint8Array): void {
+    this.#attempt(() => appendAll(this.#descriptor!, bytes));
+  }
+
+  commit(): void {
+    this.#attempt(() => {
+      fsyncSync(this.#descriptor!);
+      closeSync(this.#descriptor!);
+      this.#descriptor = undefined;
+      renameSync(this.#temporary, this.#path);
+    });
+    flushDirectory(dirname(this.#path));
+  }
+
+  /** The old file is as it was, and the temporary one is gone. */
+  abandon(): void {
+    if (this.#descriptor !== undefined) closeSync(this.#descriptor);
+    this.#descriptor = undefined;
+    rmSync(this.#temporary, { force: true });
+  }
+
+  #attempt<T>(write: () => T): T {
+    try {
+      return write();
+    } catch (cause) {
+      this.abandon();
+      throw describeWriteFailure(this.#path, cause as NodeJS.ErrnoException);
+    }
+  }
 }
 
 /** One `write` may take fewer bytes than it was given, as it does just before a disk is full. */
@@ -38,7 +72,7 @@ function appendAll(descriptor: number, bytes: Uint8Array): void {
 }
 
 /** Makes the rename itself survive a power cut. Windows and some network file systems cannot flush a directory; there the file is still whole. */
-function flushDirectory(directory: string): void {
+export function flushDirectory(directory: string): void {
   let descriptor: number | undefined;
   try {
     descriptor = openSync(directory, "r");

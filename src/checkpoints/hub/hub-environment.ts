@@ -19,8 +19,8 @@ export interface HubEnvironment {
  * @throws EspalierError `hub-endpoint`
  */
 export function hubEnvironment(overrides: { endpoint?: string; cache?: string; token?: string } = {}): HubEnvironment {
-  const home = path("HF_HOME") ?? join(path("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
-  const cache = overrides.cache ?? path("HF_HUB_CACHE") ?? path("HUGGINGFACE_HUB_CACHE") ?? join(home, "hub");
+  const home = environmentPath("HF_HOME") ?? join(environmentPath("XDG_CACHE_HOME") ?? join(homedir(), ".cache"), "huggingface");
+  const cache = overrides.cache ?? environmentPath("HF_HUB_CACHE") ?? environmentPath("HUGGINGFACE_HUB_CACHE") ?? join(home, "hub");
   const token = overrides.token === undefined ? findToken(home) : { value: overrides.token, source: "the option token" };
   return {
     endpoint: checkedEndpoint(overrides.endpoint ?? given("HF_ENDPOINT") ?? "https://huggingface.co"),
@@ -36,7 +36,7 @@ function findToken(home: string): HubEnvironment["token"] {
     const value = given(source);
     if (value) return { value, source };
   }
-  const source = path("HF_TOKEN_PATH") ?? join(home, "token");
+  const source = environmentPath("HF_TOKEN_PATH") ?? join(home, "token");
   try {
     const value = readFileSync(source, "utf8").trim();
     return value === "" ? undefined : { value, source };
@@ -56,8 +56,8 @@ const given = (name: string): string | undefined => process.env[name]?.trim() ||
 
 const isTrue = (name: string): boolean => /^(1|on|yes|true)$/i.test(given(name) ?? "");
 
-/** With `~` and `$NAME` for what they stand for, as huggingface_hub reads its directories. */
-function path(name: string): string | undefined {
+/** A directory that an environment variable names, with `~` and `$NAME` for what they stand for, as huggingface_hub reads its own. */
+export function environmentPath(name: string): string | undefined {
   return given(name)
     ?.replace(/^~(?=$|[\\/])/, homedir())
     .replace(/\$(?:(\w+)|\{(\w+)\})/g, (all, a, b) => process.env[a ?? b] ?? all);

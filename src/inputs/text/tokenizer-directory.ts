@@ -1,4 +1,5 @@
 /** Reads a tokenizer from a checkpoint. Apart from `tokenizer.ts`, so that a browser build need not know a file system. */
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -24,15 +25,22 @@ export async function tokenizerFromDirectory(directory: string): Promise<Tokeniz
       `${path} does not exist. A model directory needs the tokenizer.json that its checkpoint was published with; a tokenizer.model or vocab.txt alone must be converted first.`,
     );
   }
-  return Tokenizer.fromJson(json, (await readJson(join(directory, "tokenizer_config.json"))) ?? {}, path);
+  const config = await readJson(join(directory, "tokenizer_config.json"));
+  return Tokenizer.fromJson(json.value, config?.value ?? {}, path, fingerprint(json.text, config?.text ?? ""));
 }
 
 function ggufFileTokenizer(file: string): Tokenizer {
   const { tokenizer, config } = ggufTokenizer(GgufFile.open(file));
-  return Tokenizer.fromJson(tokenizer, config, file);
+  return Tokenizer.fromJson(tokenizer, config, file, fingerprint(JSON.stringify(tokenizer), JSON.stringify(config)));
 }
 
-async function readJson(path: string): Promise<unknown> {
+const fingerprint = (...texts: string[]): string => {
+  const hash = createHash("sha256");
+  for (const text of texts) hash.update(`${text.length}\n`).update(text);
+  return hash.digest("hex");
+};
+
+async function readJson(path: string): Promise<{ value: unknown; text: string } | undefined> {
   let text: string;
   try {
     refuseIrregular(path);
@@ -47,7 +55,7 @@ async function readJson(path: string): Promise<unknown> {
     );
   }
   try {
-    return parseJson(text);
+    return { value: parseJson(text), text };
   } catch (cause) {
     throw new EspalierError(
       "tokenizer-broken",

@@ -45,6 +45,9 @@ export class Tokenizer {
   /** Longest input the checkpoint states, in tokens. */
   readonly maxLength: number | undefined;
 
+  /** Equal for tokenizers made from the same files. Absent where nobody said what they were made from. */
+  readonly fingerprint: string | undefined;
+
   readonly #library: LibraryTokenizer;
   readonly #where: string;
   readonly #config: TokenizerConfig;
@@ -59,7 +62,8 @@ export class Tokenizer {
   readonly #cache = new Map<string, readonly number[]>();
   #around: { prefix: number[]; suffix: number[] } | undefined;
 
-  private constructor(file: TokenizerFile, config: TokenizerConfig, library: LibraryTokenizer, where: string) {
+  private constructor(file: TokenizerFile, config: TokenizerConfig, library: LibraryTokenizer, where: string, fingerprint?: string) {
+    this.fingerprint = fingerprint;
     this.#library = library;
     this.#where = where;
     this.#config = config;
@@ -90,14 +94,15 @@ export class Tokenizer {
 
   /**
    * From the parsed contents of `tokenizer.json` and `tokenizer_config.json`. `where` names the file in errors.
+   * @param fingerprint a hash of what it is made from, by which tokenised data are kept
    * @throws EspalierError `tokenizer-broken` when the contents do not define a tokenizer.
    */
-  static fromJson(tokenizerJson: unknown, tokenizerConfig: unknown = {}, where = "tokenizer.json"): Tokenizer {
+  static fromJson(tokenizerJson: unknown, tokenizerConfig: unknown = {}, where = "tokenizer.json", fingerprint?: string): Tokenizer {
     const { file, config } = checkTokenizerJson(tokenizerJson, tokenizerConfig, where);
     try {
       // Spaces before punctuation are cleaned up only where the checkpoint asks for it; the library's default would break round trips.
       const library = createLibraryTokenizer(file, { clean_up_tokenization_spaces: false, ...config });
-      return new Tokenizer(file, config, library, where);
+      return new Tokenizer(file, config, library, where, fingerprint);
     } catch (cause) {
       throw brokenTokenizer(where, cause);
     }
