@@ -14,9 +14,15 @@ export const isTraining = (): boolean => mode.training;
 export const rematerialisesBlocks = (): boolean => mode.rematerialise;
 
 /** Runs `fn` in training mode. */
-export function inTraining<T>(fn: () => T, { rematerialise = false }: { rematerialise?: boolean | undefined } = {}): T {
+export const inTraining = <T>(fn: () => T, { rematerialise = false }: { rematerialise?: boolean | undefined } = {}): T =>
+  inMode({ training: true, rematerialise }, fn);
+
+/** Runs `fn` out of training mode, as for the part of a training step that is only looked at: a teacher, a reference. */
+export const outOfTraining = <T>(fn: () => T): T => inMode({ training: false, rematerialise: false }, fn);
+
+function inMode<T>(inner: Mode, fn: () => T): T {
   const outer = mode;
-  mode = { training: true, rematerialise };
+  mode = inner;
   try {
     return fn();
   } finally {

@@ -22,8 +22,8 @@ export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, "la
 /** With half as many the products take a tenth longer, because each packs the weight anew; with twice as many they gain a twentieth (measured). */
 const logitsAtOneTime = 20 * 2 ** 20;
 
-/** The largest number of rows that have no more logits than that. */
-const rowsAtOneTime = (vocabulary: Dim): number =>
+/** The largest number of rows that have no more logits than exist at one time. */
+export const rowsAtOneTime = (vocabulary: Dim): number =>
   typeof vocabulary === "number" ? Math.max(1, Math.floor(logitsAtOneTime / Math.max(1, vocabulary))) : 64;
 
 interface Attrs {

@@ -1,9 +1,14 @@
 export { causalLanguageModel } from "./causal-language-model.ts";
+export { type ContrastiveOptions, contrastive, type TextVectors } from "./contrastive.ts";
 export { ctcRecognition } from "./ctc-recognition.ts";
+export { completionLogProbabilities, type DirectPreferenceOptions, directPreference } from "./direct-preference.ts";
+export { type DistillationOptions, distilledClassification, distilledLanguageModel } from "./distillation.ts";
+export type { HiddenStateOptions } from "./distillation-states.ts";
 export { imageClassification } from "./image-classification.ts";
 export { imageTextMatching } from "./image-text-matching.ts";
 export { maskedLanguageModel } from "./masked-language-model.ts";
 export type { Objective, ObjectiveOutputs } from "./objective.ts";
+export { sentenceSimilarity } from "./sentence-similarity.ts";
 export { sequenceClassification } from "./sequence-classification.ts";
 export { multiLabelClassification, sequenceRegression } from "./sequence-regression.ts";
 export { sequenceToSequence } from "./sequence-to-sequence.ts";
