@@ -4,18 +4,32 @@ export { applyWeights, type GroupOptions, type Method, type SaveContext, type Se
 export * from "./metrics/index.ts";
 export * from "./objectives/index.ts";
 export {
+  type AdafactorOptions,
   type AdamWOptions,
+  adafactor,
   adamW,
+  type LionOptions,
+  lion,
+  type MuonOptions,
+  muon,
   type Optimizer,
+  type OptimizerFactory,
   type OptimizerState,
   oneGroup,
+  optimizerByName,
+  optimizerNames,
+  optimizers,
   type ParameterGroup,
   type SgdOptions,
+  type Slot,
+  type SlotUpdate,
+  type StateDtype,
   sgd,
 } from "./optimizers/index.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
 export { chatTask } from "./tasks/chat.ts";
-export { Classifier, classificationTask } from "./tasks/classification.ts";
+export { classificationTask } from "./tasks/classification.ts";
+export { Classifier } from "./tasks/classifier.ts";
 export { languageModelingTask } from "./tasks/language-modeling.ts";
 export type { Task } from "./tasks/task.ts";
 export type { StepReport, TrainOptions, TrainResult } from "./train-options.ts";

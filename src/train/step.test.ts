@@ -84,7 +84,7 @@ describe("gates", () => {
     expect(products(some.always) + products(some.gated)).toBe(products(all.always));
     // One If for the gradients of a gate and one for its updates, and no arithmetic of an update outside.
     expect(some.always.filter(({ opType }) => opType === "If")).toHaveLength(2 * 3);
-    expect(some.always.filter(({ name }) => /lora_[AB]\.weight\//.test(name))).toHaveLength(0);
+    expect(some.always.filter(({ name }) => /lora_[AB]\.weight(\+\d+)?\//.test(name))).toHaveLength(0);
   });
 
   test("nor in accumulation", () => {
@@ -94,17 +94,21 @@ describe("gates", () => {
     expect(some.always.filter(({ opType }) => opType === "If")).toHaveLength(3);
   });
 
-  test.each([undefined, 0.05])("all open: the numbers of the ungated step, bit for bit (clipping at %s)", async (maxGradientNorm) => {
+  test.each([undefined, 0.05])("all open: the numbers of the ungated step (clipping at %s)", async (maxGradientNorm) => {
     const run = async (gates: boolean) => {
-      const { step, optimizer, values } = setUp({ gates, maxGradientNorm });
+      const { step, optimizer, parameters, values } = setUp({ gates, maxGradientNorm });
       const program = await device.compile(traceStep(batch, step));
       const norms = [];
       for (let n = 1; n <= 3; n++)
-        norms.push(Array.from((await program.run({ ...batch, ...feeds(optimizer, n, everyLayer) })).gradientNorm!.data as Float32Array));
+        norms.push(Number((await program.run({ ...batch, ...feeds(optimizer, n, everyLayer) })).gradientNorm!.data[0]));
       await program.dispose();
-      return { norms, values: values() };
+      return { norms, values: parameters.flatMap(({ name }) => values().get(name)!) };
     };
-    expect(await run(true)).toEqual(await run(false));
+    const [gated, free] = [await run(true), await run(false)];
+    // What is updated together differs, and with it the order in which squares are added up for the norm. Without clipping nothing else reads that.
+    for (const [i, norm] of free.norms.entries()) expect(gated.norms[i]! / norm).toBeCloseTo(1, 6);
+    if (maxGradientNorm === undefined) expect(gated.values).toEqual(free.values);
+    else for (const [i, value] of free.values.entries()) expect(gated.values[i]).toBeCloseTo(value, 5);
   });
 
   test.each([undefined, 0.05])(
@@ -156,7 +160,7 @@ test("every computing node of a step names what it belongs to", () => {
     expect(computing.filter(({ path }) => path === "").map(({ op }) => op.name)).toEqual([]);
     const paths = new Set(computing.map(({ path }) => path));
     for (const path of ["lm_head", "loss", "optimizer/clip", "model.layers.0.self_attn.q_proj"]) expect(paths).toContain(path);
-    if (!gates) expect(paths).toContain("model.layers.0.self_attn.q_proj.lora_A.weight");
+    if (!gates) expect([...paths].filter((path) => /q_proj\.lora_A\.weight\+\d+$/.test(path))).toHaveLength(1);
     expect(outputs.gradientNorm!.node.path).toBe("optimizer/clip");
   }
 });

@@ -3,19 +3,19 @@ import {
   assign,
   atPath,
   EspalierError,
-  type MemoryStorage,
+  elementCount,
   read,
   type Tensor,
   type TensorType,
   type Traced,
   trace,
-  Variable,
+  type Variable,
 } from "../graph/index.ts";
-import { floats, inTraining, type Parameter } from "../nn/index.ts";
+import { inTraining } from "../nn/index.ts";
 import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
-import { type HostTensor, hostTensor } from "../runtime/index.ts";
+import { type Device, type HostTensor, hostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
-import type { OptimizerState, ParameterGroup } from "./optimizers/index.ts";
+import { joined, type OptimizerState, type ParameterGroup, parted, type Slot, zeroState } from "./optimizers/index.ts";
 
 export interface StepOptions {
   objective: Objective;
@@ -27,13 +27,14 @@ export interface StepOptions {
   rematerialise?: boolean | undefined;
 }
 
-/** A gradient for each trained parameter. */
-type Gradients = ReadonlyMap<Parameter, Tensor>;
+/** A gradient for each slot of the optimizer. */
+type Gradients = ReadonlyMap<Slot, Tensor>;
 type Inputs = Readonly<Record<string, Tensor>>;
 
 /** What a step is fed beside its batch. */
 export interface StepScalars {
-  learningRate: number;
+  /** The learning rate of each group in this step, or one for all, which their factors scale. */
+  learningRate: number | ((group: ParameterGroup) => number);
   /** The number of updates of a group, this one included. */
   updates(group: ParameterGroup): number;
   /** The gates that are open in this step. */
@@ -46,8 +47,10 @@ const gatesOf = ({ groups }: OptimizerState): string[] => [...new Set(groups.fla
 
 /** The feeds of one step: every group's scalars, and the gates. */
 export function stepFeeds(optimizer: OptimizerState, { learningRate, updates, open = {} }: StepScalars): Record<string, HostTensor> {
+  const rate = (group: ParameterGroup) =>
+    typeof learningRate === "number" ? learningRate * (group.learningRateFactor ?? 1) : learningRate(group);
   const scalars = optimizer.groups.flatMap((group) =>
-    Object.entries(optimizer.scalars(group, updates(group), learningRate * (group.learningRateFactor ?? 1))).map(
+    Object.entries(optimizer.scalars(group, updates(group), rate(group))).map(
       ([scalar, value]) => [scalarName(group, scalar), hostTensor("float32", [], Float32Array.of(value))] as const,
     ),
   );
@@ -60,12 +63,12 @@ const stepInputs = (optimizer: OptimizerState): Record<string, TensorType> =>
     Object.entries(stepFeeds(optimizer, { learningRate: 0, updates: () => 1 })).map(([name, { dtype, shape }]) => [name, { dtype, shape }]),
   );
 
-/** The trained parameters by their gate; those without one are always trained. */
-function sections({ groups }: OptimizerState): { gate: string | undefined; groups: ParameterGroup[]; parameters: Parameter[] }[] {
-  return [...new Set(groups.map(({ gate }) => gate))].map((gate) => {
-    const own = groups.filter((group) => group.gate === gate);
-    return { gate, groups: own, parameters: own.flatMap(({ parameters }) => parameters) };
-  });
+/** The slots by their gate; those without one are always updated. */
+function sections({ slots }: OptimizerState): { gate: string | undefined; slots: Slot[] }[] {
+  return [...new Set(slots.map(({ group }) => group.gate))].map((gate) => ({
+    gate,
+    slots: slots.filter(({ group }) => group.gate === gate),
+  }));
 }
 
 /** `open()`, inside a run-time gate where there is one. */
@@ -77,41 +80,43 @@ function gated(gate: string | undefined, inputs: Inputs, open: () => Tensor[], c
 const divisor = (weight: Tensor): Tensor => where(equal(weight, 0), 1, weight);
 
 function gradientsOf(loss: Tensor, optimizer: OptimizerState): Gradients {
-  const parameters = optimizer.groups.flatMap((group) => group.parameters);
+  const parameters = optimizer.slots.flatMap((slot) => slot.parameters);
   const gradients = grad(
     loss,
     parameters.map((p) => p.value),
   );
-  return new Map(parameters.map((p, i) => [p, gradients[i]!]));
+  const of = new Map(parameters.map((p, i) => [p, gradients[i]!]));
+  return new Map(optimizer.slots.map((slot) => [slot, joined(slot, (p) => of.get(p)!)]));
 }
 
 /** Row by row first: ONNX Runtime spreads rows over the threads, but not one large sum. */
 const square = (g: Tensor): Tensor => atPath("optimizer/clip", () => (g.rank > 1 ? sum(sumOfSquares(g, -1)) : sumOfSquares(g)));
 
 /**
- * Every gradient and its squared norm, each inside its parameter's gate: so nothing outside the gate reads a gated gradient, and its computation moves
- * into the gate as well. A closed gate counts 0 and gives the parameter in the gradient's place, which nobody reads: zeros would be one more constant
- * of the parameter's size.
+ * Every gradient and its squared norm, each inside its slot's gate: so nothing outside the gate reads a gated gradient, and its computation moves into the
+ * gate as well. A closed gate counts 0 and gives a value of the slot in the gradient's place, which nobody reads: zeros would be one more constant of that size.
  */
 function measure(gradients: Gradients, inputs: Inputs, optimizer: OptimizerState): { gradients: Gradients; norm: Tensor } {
-  const measured = new Map<Parameter, Tensor>();
-  const squares = new Map<Parameter, Tensor>();
-  for (const { gate, parameters } of sections(optimizer)) {
+  const measured = new Map<Slot, Tensor>();
+  const squares = new Map<Slot, Tensor>();
+  for (const { gate, slots } of sections(optimizer)) {
     const results = gated(
       gate,
       inputs,
-      () => [...parameters.map((p) => gradients.get(p)!), ...parameters.map((p) => square(gradients.get(p)!))],
-      () => [...parameters.map((p) => p.value), ...parameters.map(() => fill([], 0))],
+      () => [...slots.map((slot) => gradients.get(slot)!), ...slots.map((slot) => square(gradients.get(slot)!))],
+      () => [...slots.map(presentValue), ...slots.map(() => fill([], 0))],
     );
-    for (const [i, p] of parameters.entries()) {
-      measured.set(p, results[i]!);
-      squares.set(p, results[parameters.length + i]!);
+    for (const [i, slot] of slots.entries()) {
+      measured.set(slot, results[i]!);
+      squares.set(slot, results[slots.length + i]!);
     }
   }
-  // In the order of the parameters, so that gates change no rounding.
-  const norm = atPath("optimizer/clip", () => sqrt([...gradients.keys()].map((p) => squares.get(p)!).reduce((a, b) => add(a, b))));
+  // In the order of the slots, so that gates change no rounding.
+  const norm = atPath("optimizer/clip", () => sqrt([...gradients.keys()].map((slot) => squares.get(slot)!).reduce((a, b) => add(a, b))));
   return { gradients: measured, norm };
 }
+
+const presentValue = (slot: Slot): Tensor => joined(slot, (p) => p.value);
 
 /** Clips and applies gradients; returns their norm before clipping. */
 function applyGradients(raw: Gradients, inputs: Inputs, { optimizer, maxGradientNorm }: StepOptions): Tensor {
@@ -119,15 +124,23 @@ function applyGradients(raw: Gradients, inputs: Inputs, { optimizer, maxGradient
   // The small constant and the order of operations are PyTorch's (clip_grad_norm_).
   const scale =
     maxGradientNorm === undefined ? undefined : atPath("optimizer/clip", () => minimum(div(maxGradientNorm, add(norm, 1e-6)), 1));
-  const update = (p: Parameter, scalars: Inputs) =>
-    atPath(p.name, () => [...optimizer.update(p, scale ? mul(gradients.get(p)!, scale) : gradients.get(p)!, scalars)]);
-  for (const { gate, groups } of sections(optimizer)) {
+  const update = (slot: Slot) =>
+    atPath(slot.name, (): (readonly [Variable, Tensor])[] => {
+      const gradient = scale ? mul(gradients.get(slot)!, scale) : gradients.get(slot)!;
+      const { value, state } = optimizer.update(slot, {
+        value: presentValue(slot),
+        gradient,
+        scalars: scalarsOf(slot.group, inputs, optimizer),
+      });
+      return [...state, ...parted(slot, value)];
+    });
+  for (const { gate, slots } of sections(optimizer)) {
     const variables: Variable[] = [];
     const values = gated(
       gate,
       inputs,
       () => {
-        const next = groups.flatMap((group) => group.parameters.flatMap((p) => update(p, scalarsOf(group, inputs, optimizer))));
+        const next = slots.flatMap(update);
         variables.push(...next.map(([v]) => v));
         return next.map(([, value]) => value);
       },
@@ -162,15 +175,13 @@ export function traceStep(types: Readonly<Record<string, TensorType>>, options: 
 /** Gradients summed over several batches before one update. */
 export class Accumulator {
   readonly #options: StepOptions;
-  readonly #sums: ReadonlyMap<Parameter, Variable>;
-  readonly #weight = new Variable("accumulated.weight", { dtype: "float32", shape: [] }, () => floats([], new Float32Array(1)));
+  readonly #sums: ReadonlyMap<Slot, Variable>;
+  readonly #weight = zeroState("accumulated.weight", []);
 
   constructor(options: StepOptions) {
     requireParameters(options.optimizer);
     this.#options = options;
-    const zero = (p: Parameter) => (): MemoryStorage => floats(p.shape, new Float32Array(p.shape.reduce((n, d) => n * d, 1)));
-    const parameters = options.optimizer.groups.flatMap((group) => group.parameters);
-    this.#sums = new Map(parameters.map((p) => [p, new Variable(`accumulated.${p.name}`, p, zero(p))]));
+    this.#sums = new Map(options.optimizer.slots.map((slot) => [slot, zeroState(`accumulated.${slot.name}`, slot.shape)]));
   }
 
   /** Adds the gradients of one batch's total loss to the sums; those behind a closed gate are not computed. */
@@ -179,12 +190,12 @@ export class Accumulator {
     return trace({ ...types, ...stepInputs(optimizer) }, (inputs) => {
       const { total, weight } = traceObjective(this.#options, inputs);
       const gradients = atPath("loss", () => gradientsOf(total, optimizer));
-      for (const { gate, parameters } of sections(optimizer)) {
-        const variables = parameters.map((p) => this.#sums.get(p)!);
+      for (const { gate, slots } of sections(optimizer)) {
+        const variables = slots.map((slot) => this.#sums.get(slot)!);
         const next = gated(
           gate,
           inputs,
-          () => parameters.map((p, i) => atPath(p.name, () => add(read(variables[i]!), gradients.get(p)!))),
+          () => slots.map((slot, i) => atPath(slot.name, () => add(read(variables[i]!), gradients.get(slot)!))),
           () => variables.map(read),
         );
         for (const [i, v] of variables.entries()) assign(v, next[i]!);
@@ -197,12 +208,17 @@ export class Accumulator {
     });
   }
 
+  /** Clears the sums without an update. */
+  clear(device: Device): void {
+    for (const v of [...this.#sums.values(), this.#weight]) device.write(v, new Float32Array(elementCount(v.shape)));
+  }
+
   /** Divides by the total weight, so that the update equals that of one large batch, applies it and clears the sums. */
   traceUpdate(): Traced {
     const { optimizer } = this.#options;
     return trace(stepInputs(optimizer), (inputs) => {
       const weight = atPath("loss", () => divisor(read(this.#weight)));
-      const gradients = new Map([...this.#sums].map(([p, v]) => [p, atPath(p.name, () => div(read(v), weight))]));
+      const gradients = new Map([...this.#sums].map(([slot, v]) => [slot, atPath(slot.name, () => div(read(v), weight))]));
       const gradientNorm = applyGradients(gradients, inputs, this.#options);
       for (const v of [...this.#sums.values(), this.#weight])
         assign(
