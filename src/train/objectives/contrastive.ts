@@ -72,7 +72,7 @@ export function contrastive(model: TextVectors, options: ContrastiveOptions = {}
 
 export function checkChunk(chunk: number | undefined): void {
   if (chunk === undefined || (Number.isInteger(chunk) && chunk >= 1)) return;
-  throw new EspalierError("bad-option", `A chunk must be a whole number of texts, at least 1, not ${chunk}.`);
+  throw new EspalierError("bad-option", `A chunk must be a whole number, at least 1, not ${chunk}.`);
 }
 
 type Column = { ids: Tensor; attentionMask: Tensor };

@@ -20,6 +20,7 @@ import {
   unsqueeze,
   where,
 } from "../../ops/index.ts";
+import { checkChunk } from "./contrastive.ts";
 import { type HiddenStateOptions, HiddenStates, type Run } from "./distillation-states.ts";
 import type { Objective } from "./objective.ts";
 
@@ -34,6 +35,8 @@ export interface DistillationOptions {
   states?: HiddenStateOptions;
   /** How many classes both models mean the same by, where their tables are padded to other sizes. Default: their numbers of logits must agree. */
   classes?: number;
+  /** Of a language model, the number of targets whose logits exist at one time. Default: as many as have 20 million logits. */
+  chunk?: number;
 }
 
 type LanguageModel = Module & {
@@ -64,7 +67,7 @@ export function distilledLanguageModel(student: LanguageModel, teacher: Language
       const { targets } = inputs;
       const rows = (t: Tensor) => reshape(t, [-1, t.shape.at(-1)!]);
       // Never encoded: only the shape is read.
-      const limit = rowsAtOneTime(student.logits(mine).shape.at(-1)!);
+      const limit = options.chunk ?? rowsAtOneTime(student.logits(mine).shape.at(-1)!);
       const [losses] = modulesInChunks({ mine: rows(mine), theirs: rows(theirs), targets: reshape(targets!, [-1]) }, limit, (part) => {
         const teaching = outOfTraining(() => teacher.logits(part.theirs!));
         return [pair.losses(student.logits(part.mine!), teaching, part.targets!)];
@@ -123,6 +126,7 @@ function pairOf<M extends Module>(
   if (!(temperature > 0 && Number.isFinite(temperature)))
     throw new EspalierError("bad-option", `distillation: the temperature must be a number above 0, not ${temperature}.`);
   if (!(alpha >= 0 && alpha <= 1)) throw new EspalierError("bad-option", `distillation: alpha lies in [0, 1]; got ${alpha}.`);
+  checkChunk(options.chunk);
   teacher.freeze();
   const states = options.states && new HiddenStates(student, teacher, options.states, probe);
   const { run } = probe;
