@@ -25,6 +25,7 @@ import {
   type ValueInfoProto,
   writeModel,
 } from "./model.ts";
+import { inWritingOrder } from "./order.ts";
 import { placeInBranches } from "./placement.ts";
 
 type Ref = emission.Ref;
@@ -146,8 +147,11 @@ class Encoder {
     // An initializer that is an input too has a value that may change: ONNX Runtime does not widen it beforehand.
     const overridable = this.#options.standalone ? [] : this.#narrow.values();
     const input = [...fed.map(([name, t]) => valueInfo(name, t)), ...overridable];
-    const nodesInOrder = [...this.#prelude, ...nodes];
-    const bytes = writeModel({ name: "espalier", node: nodesInOrder, initializer: this.#initializers, input, output }, versions);
+    const early = this.#early.get(nodes) ?? 0;
+    nodes.splice(early, 0, ...this.#prelude);
+    // Other programs want nodes behind those that they read, and so does ONNX Runtime within branches.
+    const inOrder = this.#options.standalone || this.#provider === "onnx" ? nodes : inWritingOrder(nodes, early);
+    const bytes = writeModel({ name: "espalier", node: inOrder, initializer: this.#initializers, input, output }, versions);
     return {
       bytes,
       inputs: this.#inputs,
@@ -221,10 +225,7 @@ class Encoder {
     this.#constant.add(name);
   }
 
-  /**
-   * Widens a value for one reader, so that it lives no longer than that takes. ONNX Runtime orders nodes from the outputs backwards, later ones
-   * first: a node that stands before the others runs just before its reader.
-   */
+  /** Widens a value for one reader, so that it lives no longer than that takes: a node that stands before the others runs just before its reader (`order.ts`). */
   #widened(narrow: string, dtype: DType, into: NodeProto[]): string {
     const name = this.#unique(`${narrow}/${dtype}`);
     this.#putEarly(cast(narrow, name, dtype), into);
