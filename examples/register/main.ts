@@ -2,7 +2,7 @@
  * The second example, `npm run example:register`: sapling, which has read manuals and newspapers, learns the register of the King James Version with LoRA.
  * Bits per byte of held-out chapters before and after, and the same prompts continued by both models.
  */
-import { openAdapted } from "../../src/cli/adapted.ts";
+import { openLanguageModel } from "../../src/cli/adapted.ts";
 import { parseTrainFlags, runTrain } from "../../src/cli/commands/train.ts";
 import { defaultModel } from "../../src/cli/default-model.ts";
 import { runCommand } from "../../src/cli/run-command.ts";
@@ -40,8 +40,8 @@ await runCommand(async () => {
   terminal.line();
   terminal.line(`bits per byte of held-out chapters: ${summary.baseMetric.toFixed(3)} before, ${summary.finalMetric.toFixed(3)} after`);
   await samples(terminal, "before", loadCausalLM(defaultModel).freeze(), await tokenizerFromDirectory(defaultModel));
-  const adapted = await openAdapted(summary.adapter);
-  if (adapted.kind === "language-modeling") await samples(terminal, "after", adapted.model, adapted.tokenizer);
+  const adapted = await openLanguageModel(undefined, summary.adapter);
+  await samples(terminal, "after", adapted.model, adapted.tokenizer);
   if (flags.json) terminal.json(summary);
 });
 

@@ -2,12 +2,12 @@
  * The main job, `npm start`: real e-mails become a training and a held-out split, and the embedded sapling learns with LoRA to tell spam from ham.
  * Options of `espalier train` may be added (`npm start -- --epochs 1 --json`).
  */
-import { openAdapted } from "../../src/cli/adapted.ts";
+import { openClassifier } from "../../src/cli/adapted.ts";
 import { parseTrainFlags, runTrain, type TrainSummary } from "../../src/cli/commands/train.ts";
 import { runCommand } from "../../src/cli/run-command.ts";
 import { formatPercent, Terminal } from "../../src/cli/terminal.ts";
 import { cpu } from "../../src/runtime/node.ts";
-import { Classifier } from "../../src/train/tasks/classification.ts";
+import { Classifier } from "../../src/train/tasks/classifier.ts";
 import { prepareSpamData, readSpamExamples, splitTable } from "./data.ts";
 
 await runCommand(async () => {
@@ -53,10 +53,9 @@ function figures({ before, after, majorityAccuracy }: TrainSummary): string[] {
 
 /** Of every eighth held-out mail: the first ham and the first spam that the adapted model gets right, and the first mail that it gets wrong. */
 async function showThreeMails(terminal: Terminal, adapter: string, heldOut: string): Promise<void> {
-  const adapted = await openAdapted(adapter);
-  if (adapted.kind !== "classification") return;
+  const { model, tokenizer, record } = await openClassifier({ adapter });
   const mails = (await readSpamExamples(heldOut)).filter((_, i) => i % 8 === 0);
-  const classifier = new Classifier(adapted.model, adapted.tokenizer, cpu(), adapted.record);
+  const classifier = new Classifier(model, tokenizer, cpu(), record);
   const { predictions } = await classifier.predict(mails.map((m) => m.text));
   const first = (wanted: (truth: string, verdict: string) => boolean) => mails.findIndex((m, i) => wanted(m.label, predictions[i]!.label));
   const chosen = [

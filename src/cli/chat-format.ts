@@ -1,7 +1,7 @@
 import { Option } from "commander";
 import { type ChatTemplate, chatFormatNames } from "../inputs/index.ts";
 import { chatTemplateFromDirectory } from "../inputs/text/chat-template-directory.ts";
-import type { TaskRecord } from "../train/tasks/task.ts";
+import type { TaskRecord } from "../train/tasks/table.ts";
 
 export const chatFormatOption = (): Option =>
   new Option("--chat-format <name>", "built-in chat format in place of the model's own template").choices([...chatFormatNames]);

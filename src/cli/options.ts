@@ -29,7 +29,7 @@ export const list = (text: string): string[] =>
     .filter(Boolean);
 
 /** Refuses sequences that the model has no positions for. */
-export function checkLength(maxLength: number, { contextLength: context }: { readonly contextLength: number }, model: string): void {
-  if (maxLength > context)
+export function checkLength(maxLength: number, { contextLength: context }: { readonly contextLength?: number }, model: string): void {
+  if (context !== undefined && maxLength > context)
     throw new EspalierError("bad-option", `--max-length ${maxLength} is longer than the context of ${model}, ${context} tokens.`);
 }

@@ -25,6 +25,8 @@ export interface SaveModelOptions {
   dtype?: "f32" | "bf16";
   /** The classes of a classifier, in the order of the head's outputs. */
   labels?: readonly string[];
+  /** What transformers computes the loss of a head on sequences with, where it is not one label for each. */
+  problemType?: "regression" | "multi_label_classification";
 }
 
 /** A model that says what transformers calls it. */
@@ -73,7 +75,11 @@ function refuseOwnSource(storage: Storage, directory: string): void {
 }
 
 /** The configuration that is saved with a model. */
-export function configToSave(model: SaveableModel, { source, labels }: SaveModelOptions, dtype: "f32" | "bf16"): Record<string, unknown> {
+export function configToSave(
+  model: SaveableModel,
+  { source, labels, problemType }: SaveModelOptions,
+  dtype: "f32" | "bf16",
+): Record<string, unknown> {
   const kept: Record<string, unknown> = source === undefined ? ownConfig(model) : sourceConfig(source);
   kept.architectures = [model.architecture];
   // transformers 5 says "dtype"; older versions know "torch_dtype" only, and newer ones read both.
@@ -82,6 +88,7 @@ export function configToSave(model: SaveableModel, { source, labels }: SaveModel
     kept.vocab_size = model.config.vocab_size;
     if (model.head && model.config.tie_word_embeddings === true) kept.tie_word_embeddings = false;
   }
+  if (problemType) kept.problem_type = problemType;
   if (labels) {
     kept.id2label = Object.fromEntries(labels.map((label, i) => [String(i), label]));
     kept.label2id = Object.fromEntries(labels.map((label, i) => [label, i]));

@@ -33,7 +33,7 @@ test("a broken line is named with its file, and the other broken lines are count
 test("an empty file, a missing one, a directory and an unknown format", async () => {
   expect(await train(write("empty.jsonl", ""))).toContain("empty.jsonl: is empty");
   expect(await train(at("missing.jsonl"))).toContain("missing.jsonl: there is no such file");
-  expect(await train(model)).toContain("is a directory, not a file");
+  expect(await train(model)).toContain("is a directory without data files in it");
   expect(await train(write("data.xml", "<a/>"))).toContain('data.xml: has the extension ".xml"');
 });
 
@@ -46,7 +46,7 @@ test("a label that never occurs in training", async () => {
 
 test("held-out data without labels, one label only, no labels at all", async () => {
   const bare = write("bare.jsonl", [0, 1, 2].map((i) => JSON.stringify({ text: sentences[i] })).join("\n"));
-  expect(await train(good, "--eval-data", bare)).toContain(`${bare} line 1: there is no label`);
+  expect(await train(good, "--eval-data", bare)).toContain(`${bare} has no labels`);
   expect(await train(bare, "--task", "classification")).toContain(`${bare} has no labels`);
   const one = write("one.jsonl", Array.from({ length: 9 }, (_, i) => line(i * 11, "only")).join("\n"));
   expect(await train(one)).toContain('Classification needs at least two labels in the training data; it has only "only"');
@@ -63,7 +63,7 @@ test("eval refuses a label that the adapter does not know", async () => {
   expect((await espalier("train", "--model", model, "--data", good, ...flags)).code).toBe(0);
   const other = write("other.jsonl", [line(0, "tree"), line(1, "moss")].join("\n"));
   expect(refusal(await espalier("eval", "--adapter", join(run, "adapter"), "--data", other))).toContain(
-    `${other} line 2: the adapter does not know the label "moss"; it tells other, tree apart.`,
+    `${other} line 2: the model does not know the label "moss"; it tells other, tree apart.`,
   );
 });
 

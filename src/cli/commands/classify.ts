@@ -4,8 +4,8 @@ import { EspalierError } from "../../graph/index.ts";
 import { messageText } from "../../inputs/email/message.ts";
 import type { BaseDtype } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import { Classifier } from "../../train/tasks/classification.ts";
-import { openAdapted, openModel } from "../adapted.ts";
+import { Classifier } from "../../train/tasks/classifier.ts";
+import { openClassifier } from "../adapted.ts";
 import { baseDtypeOption } from "../base-dtype-option.ts";
 import { formatPercent, Terminal } from "../terminal.ts";
 
@@ -31,16 +31,9 @@ export function classifyCommand(): Command {
       const terminal = new Terminal();
       if (flags.adapter === undefined && flags.model === undefined)
         command.error("error: give --adapter, or the --model of a whole classifier");
-      const adapted = flags.adapter
-        ? await openAdapted(flags.adapter, flags.model, flags.baseDtype)
-        : await openModel(flags.model!, flags.baseDtype);
-      if (adapted.kind !== "classification")
-        throw new EspalierError(
-          "not-a-classifier",
-          `${flags.adapter ?? flags.model} is not a classifier: it was not trained by espalier train on labelled texts.`,
-        );
+      const { model, tokenizer, record } = await openClassifier(flags, flags.baseDtype);
       const texts = await Promise.all(files.map(readText));
-      const classifier = new Classifier(adapted.model, adapted.tokenizer, cpu(), adapted.record);
+      const classifier = new Classifier(model, tokenizer, cpu(), record);
       const { predictions, truncation } = await classifier.predict(texts);
       if (truncation.count > 0)
         terminal.line(

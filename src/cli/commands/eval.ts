@@ -1,94 +1,96 @@
 import { Command } from "commander";
-import { holdsConversations, readConversations } from "../../data/conversations.ts";
-import { readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
-import type { BaseDtype } from "../../models/index.ts";
+import type { BaseDtype, Family } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
-import { chatTask } from "../../train/tasks/chat.ts";
-import { classificationTask } from "../../train/tasks/classification.ts";
-import { languageModelingTask } from "../../train/tasks/language-modeling.ts";
-import type { Task } from "../../train/tasks/task.ts";
-import { type Adapted, openAdapted, openModel } from "../adapted.ts";
-import { baseDtypeOption } from "../base-dtype-option.ts";
-import { chatFormatOption, chatTemplateOf } from "../chat-format.ts";
-import { defaultModel } from "../default-model.ts";
+import type { TaskOptions } from "../../train/tasks/kind.ts";
+import { chooseTask, type TaskRecord, taskKind } from "../../train/tasks/table.ts";
+import { type ModelUse, openAdapted } from "../adapted.ts";
+import { addRunOptions } from "../config/flags.ts";
 import { checkLength, integer } from "../options.ts";
 import { Terminal } from "../terminal.ts";
+import { refuseForeignOptions, sampleOf } from "../training-task.ts";
 
-interface EvalFlags {
+interface EvalFlags extends TaskOptions {
   data: string;
   model?: string;
   adapter?: string;
+  task?: string;
   baseDtype: BaseDtype;
-  textColumn?: string;
-  labelColumn?: string;
   batchSize: number;
-  maxLength?: number;
-  chatFormat?: string;
   json?: boolean;
 }
 
 export function evalCommand(): Command {
-  return new Command("eval")
+  const command = new Command("eval")
     .description("Measure a model, or a model with an adapter, on data.")
-    .requiredOption("--data <file>", "data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt")
+    .requiredOption("--data <path>", "data of the task that the model was trained for (docs/tasks.md), as train takes them")
     .option(
       "--model <model>",
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
     )
     .option("--adapter <adapter>", "adapter that espalier train saved: a directory, or org/name on the Hub")
-    .option("--text-column <name>", "column or key of the text (default: text)")
-    .option("--label-column <name>", "column or key of the label (default: label)")
-    .option("--batch-size <n>", "sequences per batch", integer(1), 16)
-    .option("--max-length <n>", "tokens per sequence of language modelling or conversation (default: as trained, or 256)", integer(2))
-    .addOption(chatFormatOption())
-    .addOption(baseDtypeOption())
+    .option("--max-length <n>", "tokens per sequence (default: as trained, or 256)", integer(2));
+  return addRunOptions(command, { keys: ["task", "textColumn", "labelColumn", "chatFormat", "batchSize", "baseDtype"] })
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: EvalFlags) => {
       const terminal = new Terminal();
-      const conversations = holdsConversations(flags.data) ? readConversations(flags.data) : undefined;
-      const examples = conversations ?? readExamples(flags.data, { textColumn: flags.textColumn, labelColumn: flags.labelColumn });
-      const adapted: Adapted = flags.adapter
-        ? await openAdapted(flags.adapter, flags.model, flags.baseDtype)
-        : await openModel(flags.model ?? defaultModel, flags.baseDtype);
+      const { use, loaded, base } = await openAdapted(flags, {
+        baseDtype: flags.baseDtype,
+        use: (base, family, config, record) => useFor(flags, { base, family, config, record }),
+      });
+      const { kind, record } = fitting(use!, loaded.model as { contextLength?: number }, flags);
+      const examples = kind.read(flags.data, flags);
       const device = cpu();
-      const common = { train: examples, heldOut: examples, batchSize: flags.batchSize, seed: 0 };
-      let task: Task;
-      if (adapted.kind === "classification") {
-        const unlabelled = examples.find((e) => e.label === undefined || !adapted.record.labels.includes(e.label));
-        if (unlabelled)
-          throw new EspalierError(
-            "unseen-label",
-            `${unlabelled.file} line ${unlabelled.line}: ${unlabelled.label === undefined ? "there is no label" : `the adapter does not know the label "${unlabelled.label}"`}; it tells ${adapted.record.labels.join(", ")} apart.`,
-          );
-        task = classificationTask(adapted.model, adapted.tokenizer, device, { ...common, ...adapted.record });
-      } else if (adapted.kind === "seq2seq") {
-        throw new EspalierError(
-          "unsupported-task",
-          `${adapted.base} is an encoder-decoder, which espalier eval does not measure yet. Look at its answers with espalier generate.`,
-        );
-      } else {
-        const { model, tokenizer, record, base } = adapted;
-        const trained = record?.task === "chat" ? record.maxLength : record?.sequenceLength;
-        const length = flags.maxLength ?? trained ?? Math.min(256, model.contextLength);
-        checkLength(length, model, base);
-        if (conversations) {
-          const template = chatTemplateOf(base, flags.chatFormat, record);
-          const chat = chatTask(model, tokenizer, template, device, {
-            ...common,
-            train: conversations,
-            heldOut: conversations,
-            maxLength: length,
-          });
-          for (const note of chat.heldOutNotes) terminal.line(note);
-          task = chat;
-        } else task = languageModelingTask(model, tokenizer, device, { ...common, sequenceLength: length });
-      }
+      const task = kind.task(loaded, { train: [], heldOut: examples, batchSize: flags.batchSize, seed: 0 }, record, device);
+      if (task.length !== undefined) checkLength(task.length, task.model as { contextLength?: number }, base);
+      for (const note of task.heldOutNotes ?? []) terminal.line(note);
       const bar = terminal.progress("evaluate", 1);
       const metrics = await task.evaluate((done, of) => bar.update(done, flags.data, of));
       bar.stop();
       for (const [name, value] of Object.entries(metrics)) terminal.line(`${name.padEnd(12)} ${value.toFixed(4)}`);
-      if (flags.json) terminal.json({ task: task.name, examples: examples.length, ...metrics });
+      if (flags.json) terminal.json({ task: task.name, metric: task.metric, examples: examples.length, ...metrics });
       await task.dispose();
     });
+}
+
+interface Opening {
+  base: string;
+  family: Family;
+  config: unknown;
+  record: TaskRecord | undefined;
+}
+
+/** A model is measured for what it was trained for; one that continues texts, for what the data are. */
+function useFor(flags: EvalFlags, { base, family, config, record }: Opening): ModelUse {
+  const trained = record && taskKind(record.task)!;
+  if (trained && !trained.interchangeable) {
+    if (flags.task !== undefined && flags.task !== trained.name)
+      throw new EspalierError("bad-option", `${base} is used for ${trained.name}, and --task asks for ${flags.task}. Leave it out.`);
+    refuseForeignOptions(trained, flags);
+    return { kind: trained, record: withLength({ kind: trained, record }, flags.maxLength) };
+  }
+  const kind = chooseTask(flags.task, () => sampleOf(flags.data, flags), family, base);
+  refuseForeignOptions(kind, flags);
+  const maxLength = flags.maxLength ?? (record && lengthOf(record));
+  const heldOut = kind.read(flags.data, flags);
+  const planned = kind.plan({ directory: base, family, config, train: [], heldOut, options: { ...flags, maxLength }, previous: record });
+  return { kind, record: flags.maxLength === undefined ? planned : withLength({ kind, record: planned }, flags.maxLength) };
+}
+
+function withLength({ kind, record }: ModelUse, length: number | undefined): TaskRecord {
+  if (length === undefined) return record;
+  if (kind.withLength) return kind.withLength(record, length) as TaskRecord;
+  throw new EspalierError("bad-option", `--max-length speaks of tokens, and ${kind.name} reads none. Leave it out.`);
+}
+
+const lengthOf = (record: TaskRecord): number | undefined => {
+  const { maxLength, sequenceLength } = record as { maxLength?: number; sequenceLength?: number };
+  return maxLength ?? sequenceLength;
+};
+
+/** A length that nobody asked for is no longer than the model's context. */
+function fitting(use: ModelUse, { contextLength }: { contextLength?: number }, { maxLength }: EvalFlags): ModelUse {
+  const length = lengthOf(use.record);
+  if (maxLength !== undefined || contextLength === undefined || length === undefined || length <= contextLength) return use;
+  return { ...use, record: withLength(use, contextLength) };
 }

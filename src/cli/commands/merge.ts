@@ -4,7 +4,8 @@ import { Command, Option } from "commander";
 import { writeJson } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { largestChange, mergeAdapters, probeLogits } from "../../methods/index.ts";
-import { loadCausalLM, loadSequenceClassifier, saveModel } from "../../models/index.ts";
+import { CausalLM, loadCausalLM, SequenceClassifier, saveModel } from "../../models/index.ts";
+import type { Module } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { type Adapted, openAdapted } from "../adapted.ts";
@@ -31,21 +32,22 @@ export function mergeCommand(): Command {
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: MergeFlags) => {
       const terminal = new Terminal();
-      const adapted = await openAdapted(flags.adapter, flags.model, "f32", { resize: flags.resizeEmbeddings ?? false });
+      const adapted = await openAdapted(flags, { resize: flags.resizeEmbeddings ?? false });
+      const { model } = adapted.loaded;
       if (existsSync(flags.output) && realpathSync(flags.output) === realpathSync(adapted.base))
         throw new EspalierError("save-onto-source", `${flags.output} is the base model's own directory. Give another --output.`);
       const device = cpu();
-      const before = await probe(adapted, device);
-      const { modules } = mergeAdapters(adapted.model, device);
-      const merged = await probe(adapted, device);
-      saveModel(flags.output, adapted.model, {
+      const before = await probe(model, device);
+      const { modules } = mergeAdapters(model, device);
+      const merged = await probe(model, device);
+      saveModel(flags.output, model, {
         source: adapted.base,
         dtype: flags.dtype,
-        ...(adapted.kind === "classification" && { labels: adapted.record.labels }),
+        ...adapted.use?.kind.saved?.(adapted.use.record),
       });
-      if (adapted.record) writeJson(join(flags.output, recordFile), adapted.record);
+      if (adapted.use) writeJson(join(flags.output, recordFile), adapted.use.record);
       terminal.line(`Merged ${modules.length} adapters into ${flags.output} (${flags.dtype}).`);
-      const saved = await probe(reopened(adapted, flags.output), device);
+      const saved = before && (await probe(await reopened(adapted, flags.output), device));
       const changes = before && merged && saved && { byMerging: largestChange(before, merged), bySaving: largestChange(merged, saved) };
       if (changes)
         terminal.line(
@@ -59,13 +61,13 @@ export function mergeCommand(): Command {
 
 const largest = (values: Float32Array): number => values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
 
-/** Logits of a batch that tells what merging and saving do to them; none of encoder-decoders. */
-async function probe(adapted: Adapted, device: Device): Promise<Float32Array | undefined> {
-  return adapted.kind === "seq2seq" ? undefined : probeLogits(adapted.model, device);
+/** Logits of a batch that tells what merging and saving do to them; of models that read tokens and nothing else. */
+async function probe(model: Module, device: Device): Promise<Float32Array | undefined> {
+  return model instanceof CausalLM || model instanceof SequenceClassifier ? probeLogits(model, device) : undefined;
 }
 
 /** The model as it was saved. */
-function reopened(adapted: Adapted, directory: string): Adapted {
-  if (adapted.kind === "classification") return { ...adapted, model: loadSequenceClassifier(directory, adapted.record.labels).freeze() };
-  return adapted.kind === "language-modeling" ? { ...adapted, model: loadCausalLM(directory).freeze() } : adapted;
+async function reopened({ use, loaded: { model } }: Adapted, directory: string): Promise<Module> {
+  const saved = use ? (await use.kind.load(directory, use.record)).model : model instanceof CausalLM ? loadCausalLM(directory) : model;
+  return saved.freeze();
 }

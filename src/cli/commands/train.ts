@@ -10,6 +10,7 @@ import { applyWeights, type Method } from "../../train/method.ts";
 import { adamW } from "../../train/optimizers/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
 import { schedule } from "../../train/schedules.ts";
+import { taskKind } from "../../train/tasks/table.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import { train } from "../../train/trainer.ts";
 import { environment } from "../config/environment.ts";
@@ -96,13 +97,13 @@ async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: T
   const run = chooseRun(flags);
   const local = { ...flags, model: directory };
   const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
-  const { task, majority } = await prepareTask(local, device, terminal);
+  const task = await prepareTask(local, device, terminal);
   const { model } = task;
   const methods = await chosenMethods(flags, directory, flags.seed);
   const quantized = quantizedElements(model);
   applyWeights(model, methods);
   // Virtual tokens take their part of the context.
-  checkLength(flags.maxLength, model, flags.model);
+  if (task.length !== undefined) checkLength(task.length, model as { contextLength?: number }, flags.model);
   const [totalParameters, trainableParameters] = [quantized + elements(model.parameters()), elements(model.trainableParameters())];
   terminal.line(
     `${formatCount(trainableParameters)} of ${formatCount(totalParameters)} parameters are trained (${formatPercent(trainableParameters / totalParameters, 2)}).`,
@@ -170,7 +171,7 @@ async function trainAndMeasure(flags: TrainFlags, directory: string, terminal: T
     finalMetric: after[task.metric]!,
     before,
     after,
-    ...(majority && { majorityAccuracy: majority.accuracy }),
+    ...(task.majority && { majorityAccuracy: task.majority.accuracy }),
     evalLossBefore: before.loss!,
     evalLossAfter: after.loss!,
     steps: result.steps,
@@ -208,7 +209,7 @@ async function save(
   const directory = join(run, adapted ? "adapter" : "trained-model");
   const context = { model, base, parameters: model.trainableParameters(), device };
   for (const method of methods) await method.save?.(directory, context);
-  if (!adapted) saveModel(directory, model, { source, ...(record.task === "classification" && { labels: record.labels }) });
+  if (!adapted) saveModel(directory, model, { source, ...taskKind(record.task)?.saved?.(record) });
   writeJson(join(directory, recordFile), record);
   return directory;
 }

@@ -1,30 +1,54 @@
-import { type Conversation, conversationBatches, conversationExamples, type Truncation } from "../../data/index.ts";
+import { z } from "zod";
+import { readConversations } from "../../data/conversations.ts";
+import { type Conversation, conversationBatches, conversationExamples, packedBatches, type Truncation } from "../../data/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { type ChatTemplate, encodeConversation, type Tokenizer, turnEnd } from "../../inputs/index.ts";
+import { chatTemplateFromDirectory } from "../../inputs/text/chat-template-directory.ts";
 import type { CausalLM } from "../../models/causal-lm.ts";
+import { loadCausalLM } from "../../models/load.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
 import { causalLanguageModel } from "../objectives/index.ts";
-import { lengthBuckets } from "./classification.ts";
-import type { Task } from "./task.ts";
+import { defaultLength, type TaskKind } from "./kind.ts";
+import { type LoadedText, lengthBuckets, loadText, padIdOf } from "./loaded-text.ts";
+import { packingNote } from "./packing-note.ts";
+import { batchesOf, type Task, type TaskData } from "./task.ts";
 
-export interface ChatTaskOptions {
-  train: readonly Conversation[];
-  heldOut: readonly Conversation[];
-  batchSize: number;
+const record = z.object({ task: z.literal("chat"), maxLength: z.int().positive(), chatFormat: z.string().optional() });
+export type ChatRecord = z.output<typeof record>;
+
+/** What the assistant says. */
+export const chat: TaskKind<Conversation, ChatRecord, LoadedText<CausalLM>> = {
+  name: "chat",
+  summary: "what the assistant says in conversations",
+  data: '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
+  needs: "causalLM",
+  options: ["chatFormat", "packing"],
+  record,
+  recognises: ({ conversations }) => conversations,
+  read: readConversations,
+  plan({ directory, options: { maxLength = defaultLength, chatFormat }, previous }) {
+    const asked = chatFormat ?? (previous?.task === "chat" ? (previous as ChatRecord).chatFormat : undefined);
+    const { format } = chatTemplateFromDirectory(directory, { format: asked });
+    return { task: "chat", maxLength, ...(format !== undefined && { chatFormat: format }) };
+  },
+  load: (directory) => loadText(directory, loadCausalLM),
+  task({ model, tokenizer, directory }, data, { chatFormat, maxLength }, device) {
+    return chatTask(model, tokenizer, chatTemplateFromDirectory(directory, { format: chatFormat }), device, { ...data, maxLength });
+  },
+  interchangeable: true,
+  withLength: (record, maxLength) => ({ ...record, maxLength }),
+};
+
+export interface ChatTaskOptions extends TaskData<Conversation> {
   /** Tokens per conversation. */
   maxLength: number;
-  seed: number;
+  /** Whether several conversations share a row of a training batch. Default: one to a row. */
+  packing?: boolean;
 }
 
 /** Conversations, of which the assistant's turns are learnt; quality is stated as the perplexity of its tokens in held-out ones. */
-export function chatTask(
-  model: CausalLM,
-  tokenizer: Tokenizer,
-  template: ChatTemplate,
-  device: Device,
-  options: ChatTaskOptions,
-): Task & { heldOutNotes: readonly string[] } {
+export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTemplate, device: Device, options: ChatTaskOptions): Task {
   const { batchSize, maxLength, seed } = options;
   const prepare = (conversations: readonly Conversation[]) =>
     conversationExamples(
@@ -33,13 +57,14 @@ export function chatTask(
     );
   const [trainSet, heldSet] = [prepare(options.train), prepare(options.heldOut)];
   for (const [name, { examples, truncation }] of Object.entries({ training: trainSet, "held-out": heldSet })) {
-    if (examples.length > 0) continue;
+    if (examples.length > 0 || truncation.of === 0) continue;
     throw new EspalierError(
       "no-targets",
       `In none of the ${truncation.of} ${name} conversations does the assistant say anything within ${maxLength} tokens (the longest has ${truncation.longest}). Raise --max-length or shorten what stands before.`,
     );
   }
-  const common = { batchSize, padId: tokenizer.padId ?? tokenizer.eosId ?? 0, buckets: lengthBuckets(maxLength), seed };
+  const common = { batchSize, padId: padIdOf(tokenizer), buckets: lengthBuckets(maxLength), seed };
+  const packed = options.packing ? packedBatches(trainSet.examples, { ...common, sequenceLength: maxLength }) : undefined;
   const heldSource = conversationBatches(heldSet.examples, { ...common, shuffle: false });
   const objective = causalLanguageModel(model);
   const evaluator = new Evaluator(device, objective);
@@ -49,18 +74,21 @@ export function chatTask(
     name: "chat",
     model,
     objective,
-    train: conversationBatches(trainSet.examples, common),
+    train: packed ?? batchesOf(trainSet.examples, (examples) => conversationBatches(examples, common)),
     notes: [
       `${options.train.length} training and ${options.heldOut.length} held-out conversations, in which the assistant says ${targets(trainSet)} and ${targets(heldSet)} tokens`,
+      ...(packed ? [packingNote(trainSet.examples.length, packed, maxLength)] : []),
       ...lossNotes("training", trainSet),
       ...heldOutNotes,
     ],
     heldOutNotes,
     metric: "perplexity",
-    record: { task: "chat", maxLength, ...(template.format !== undefined && { chatFormat: template.format }) },
+    higherIsBetter: false,
+    length: maxLength,
+    record: { task: "chat", maxLength, ...(template.format !== undefined && { chatFormat: template.format }) } satisfies ChatRecord,
     async evaluate(onProgress) {
       const { loss } = await evaluator.run(heldSource, undefined, onProgress);
-      await evaluator.dispose(); // see Classifier.logits
+      await evaluator.dispose(); // see rowsOfLogits
       return { loss, perplexity: Math.exp(loss) };
     },
     dispose: () => evaluator.dispose(),

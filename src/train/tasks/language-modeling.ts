@@ -1,30 +1,78 @@
-import { type Example, languageBatches } from "../../data/index.ts";
+import { z } from "zod";
+import { type BatchSource, documentExamples, type EncodedExample, type Example, languageBatches, packedBatches } from "../../data/index.ts";
+import { readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { CausalLM } from "../../models/causal-lm.ts";
+import { loadCausalLM } from "../../models/load.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
 import { causalLanguageModel } from "../objectives/index.ts";
-import type { Task } from "./task.ts";
+import { defaultLength, type TaskKind } from "./kind.ts";
+import { type LoadedText, loadText } from "./loaded-text.ts";
+import { packingNote } from "./packing-note.ts";
+import { batchesOf, type Task, type TaskData } from "./task.ts";
 
-export interface LanguageTaskOptions {
-  train: readonly Example[];
-  heldOut: readonly Example[];
-  batchSize: number;
+const record = z.object({ task: z.literal("language-modeling"), sequenceLength: z.int().positive() });
+export type LanguageRecord = z.output<typeof record>;
+
+/** How texts go on. */
+export const languageModeling: TaskKind<Example, LanguageRecord, LoadedText<CausalLM>> = {
+  name: "language-modeling",
+  summary: "how texts go on",
+  data: '{"text": "…"}, or a .txt file',
+  needs: "causalLM",
+  options: ["textColumn", "packing"],
+  record,
+  recognises: () => true,
+  read: readExamples,
+  cutsTexts: true,
+  interchangeable: true,
+  plan: ({ options: { maxLength = defaultLength } }) => ({ task: "language-modeling", sequenceLength: maxLength }),
+  load: (directory) => loadText(directory, loadCausalLM),
+  task: ({ model, tokenizer }, data, record, device) => languageModelingTask(model, tokenizer, device, { ...data, ...record }),
+  withLength: (record, sequenceLength) => ({ ...record, sequenceLength }),
+};
+
+export interface LanguageTaskOptions extends TaskData {
+  /** Tokens per window. */
   sequenceLength: number;
-  seed: number;
+  /** Whether each text is read from its own beginning, several to a row, for training. Default: windows of all texts one after the other. */
+  packing?: boolean;
 }
 
-/** Token ids of all texts, an end-of-text token after each. */
-function tokens(examples: readonly Example[], tokenizer: Tokenizer): Int32Array {
+/** Token ids of each text and an end-of-text token. */
+function encoded(examples: readonly Example[], tokenizer: Tokenizer): EncodedExample[] {
   const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
-  return Int32Array.from(examples.flatMap(({ text }) => [...tokenizer.encode(text, { addSpecialTokens: false }), ...end]));
+  return examples.map(({ text, file, line }) => ({
+    ids: [...tokenizer.encode(text, { addSpecialTokens: false }), ...end],
+    description: `${file}:${line}`,
+  }));
+}
+
+const joined = (texts: readonly EncodedExample[]): Int32Array => Int32Array.from(texts.flatMap(({ ids }) => ids));
+
+function packed(
+  texts: readonly EncodedExample[],
+  { batchSize, sequenceLength, seed }: LanguageTaskOptions,
+): { train: BatchSource; notes: string[] } {
+  const { examples, truncation, tooShort } = documentExamples(texts, sequenceLength);
+  const train = packedBatches(examples, { batchSize, sequenceLength, seed });
+  const split = `${truncation.count} of ${texts.length} training texts are longer than ${sequenceLength} tokens (the longest has ${truncation.longest}): each of their parts is read on its own`;
+  const left = `${tooShort} of ${texts.length} training texts were left out: they have fewer than two tokens`;
+  const notes = [
+    packingNote(examples.length, train, sequenceLength),
+    ...(truncation.count > 0 ? [split] : []),
+    ...(tooShort > 0 ? [left] : []),
+  ];
+  return { train, notes };
 }
 
 /** Next-token prediction on texts; quality is stated in bits per byte of held-out text, which does not depend on the tokenizer. */
 export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, device: Device, options: LanguageTaskOptions): Task {
   const { batchSize, sequenceLength, seed } = options;
-  const [trainTokens, heldTokens] = [tokens(options.train, tokenizer), tokens(options.heldOut, tokenizer)];
+  const [trainTexts, heldTexts] = [encoded(options.train, tokenizer), encoded(options.heldOut, tokenizer)];
+  const [trainTokens, heldTokens] = [joined(trainTexts), joined(heldTexts)];
   if (heldTokens.length < 2)
     throw new EspalierError(
       "no-held-out",
@@ -33,20 +81,26 @@ export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, devi
   const bytes = options.heldOut.reduce((n, { text }) => n + new TextEncoder().encode(text).length, 0);
   const objective = causalLanguageModel(model);
   const evaluator = new Evaluator(device, objective);
+  const { train, notes } = options.packing
+    ? packed(trainTexts, options)
+    : { train: batchesOf(options.train, () => languageBatches(trainTokens, { batchSize, sequenceLength, seed })), notes: [] };
   const heldSource = languageBatches(heldTokens, { batchSize, sequenceLength, shuffle: false });
   return {
     name: "language-modeling",
     model,
     objective,
-    train: languageBatches(trainTokens, { batchSize, sequenceLength, seed }),
+    train,
     notes: [
       `${trainTokens.length} training and ${heldTokens.length} held-out tokens (${bytes} bytes of held-out text), in windows of ${sequenceLength} tokens`,
+      ...notes,
     ],
     metric: "bitsPerByte",
-    record: { task: "language-modeling", sequenceLength },
+    higherIsBetter: false,
+    length: sequenceLength,
+    record: { task: "language-modeling", sequenceLength } satisfies LanguageRecord,
     async evaluate(onProgress) {
       const { loss, weight } = await evaluator.run(heldSource, undefined, onProgress);
-      await evaluator.dispose(); // see Classifier.logits
+      await evaluator.dispose(); // see rowsOfLogits
       return { loss, bitsPerByte: (loss * weight) / Math.LN2 / bytes };
     },
     dispose: () => evaluator.dispose(),
