@@ -1,5 +1,6 @@
+import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { type ScheduleName, schedule } from "./schedules.ts";
+import { type ScheduleName, type ScheduleOptions, schedule, scheduleNames } from "./schedules.ts";
 
 const table = (name: ScheduleName, total: number, options = {}) =>
   Array.from({ length: total }, (_, i) => schedule(name, options)(i + 1, total));
@@ -33,4 +34,23 @@ describe("factors on the learning rate, by step", () => {
     expect(() => schedule("linear", { warmup: -1 })).toThrow(/warmup ≥ 0/);
     expect(() => schedule("linear", { floor: 2 })).toThrow(/floor between 0 and 1/);
   });
+});
+
+test("after the warm-up the factors are transformers'", () => {
+  const { total, warmup, factors } = (
+    JSON.parse(readFileSync("tests/fixtures/optimizers.json", "utf8")) as {
+      schedules: { total: number; warmup: number; factors: Record<string, number[]> };
+    }
+  ).schedules;
+  const options: Record<string, ScheduleOptions> = {
+    "cosine-restarts": { cycles: 3 },
+    polynomial: { floor: 0.1 },
+    wsd: { decay: 10, floor: 0.05 },
+    "wsd linear": { decay: 0.25, decayShape: "linear" },
+  };
+  expect(new Set(Object.keys(factors).map((name) => name.split(" ")[0]))).toEqual(new Set(scheduleNames));
+  for (const [name, expected] of Object.entries(factors)) {
+    const ours = schedule(name.split(" ")[0] as ScheduleName, { warmup, ...options[name] });
+    for (let step = warmup + 1; step <= total; step++) expect(ours(step, total), `${name} ${step}`).toBeCloseTo(expected[step - 1]!, 6);
+  }
 });
