@@ -11,6 +11,7 @@ import {
   subDims,
   type Tensor,
 } from "../graph/index.ts";
+import { computeDtype } from "./compute-dtype.ts";
 import { defineOp, type Operands, shapeError } from "./define.ts";
 import { add, broadcastShapes, cast, lessOrEqual, mul, softcap, sub, where } from "./elementwise.ts";
 import { node } from "./emission.ts";
@@ -97,8 +98,10 @@ export function attentionOver(q: Tensor, sources: readonly KeyValues[], options:
 
 function mixed(scores: Tensor, sources: readonly KeyValues[]): Tensor {
   const [only, ...more] = sources;
-  if (more.length === 0) return softmaxMatmulOp({ scores, v: only!.value }, {});
+  // Computed in 16 bits, the product rounds its operands, but the softmax stays as it is.
+  if (more.length === 0 && computeDtype() === "float32") return softmaxMatmulOp({ scores, v: only!.value }, {});
   const weights = softmax(scores, -1);
+  if (more.length === 0) return matmul(weights, only!.value);
   let start: Dim = 0;
   const parts = sources.map(({ value }, i) => {
     const end: Dim = addDims(start, value.shape[2]!);

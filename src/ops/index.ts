@@ -1,6 +1,7 @@
 export * from "./after.ts";
 export * from "./attention.ts";
 export * from "./chunks.ts";
+export { type ComputeDtype, computeDtype, computingIn } from "./compute-dtype.ts";
 export * from "./control.ts";
 export { type ConvOptions, type ConvTransposeOptions, conv1d, conv2d, convTranspose1d, convTranspose2d } from "./conv.ts";
 export * from "./ctc-loss.ts";

@@ -1,4 +1,5 @@
 import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, sizeOf, type Tensor } from "../graph/index.ts";
+import { type ComputeDtype, computeDtype, computingIn } from "./compute-dtype.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { add, cast, log, mul, softcap, sub, where } from "./elementwise.ts";
 import { dims, node } from "./emission.ts";
@@ -29,10 +30,18 @@ export const rowsAtOneTime = (vocabulary: Dim): number =>
 interface Attrs {
   cap: number | undefined;
   chunk: number;
+  /** What the products are computed in. */
+  compute: ComputeDtype;
 }
 type Head = { hidden: Tensor; weight: Tensor; bias: Tensor | undefined };
 /** `targets` [rows, 1]. */
 type Inputs = Head & { targets: Tensor };
+
+/** `fn` with its products computed in `dtype`, whenever it is called. */
+const computed =
+  <A, T>(dtype: ComputeDtype, fn: (of: A) => T) =>
+  (of: A): T =>
+    computingIn(dtype, () => fn(of));
 
 /** Logits [rows, vocabulary], and their slope in what the cap is put on, where there is one. */
 function logitsOf({ hidden, weight, bias }: Head, cap: number | undefined) {
@@ -61,9 +70,9 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
     { dtype: hidden.dtype, shape: targets.shape },
     { dtype: hidden.dtype, shape: hidden.shape },
   ],
-  emit: ({ hidden, weight, bias, targets }, { cap, chunk }, { inputs, read }) => {
+  emit: ({ hidden, weight, bias, targets }, { cap, chunk, compute }, { inputs, read }) => {
     const rows = inputs.hidden.shape[0]!;
-    const { rows: computed } = inRowChunks({
+    const { rows: results } = inRowChunks({
       rows,
       limit: chunk,
       cut: {
@@ -72,7 +81,7 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
         ids: { ref: node("Reshape", [targets, dims([rows])]), type: { dtype: "int64", shape: [rows] } },
       },
       whole: { weight: { ref: weight, type: inputs.weight }, bias: bias && { ref: bias, type: inputs.bias! } },
-      fn: (of) => {
+      fn: computed(compute, (of) => {
         const { logits, slope } = logitsOf(of as Head, cap);
         const probabilities = softmax(logits);
         // log Σeᶻ = max z − log max p: the softmax has added up the exponentials, and its largest value tells their sum.
@@ -85,9 +94,9 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
           return sub(matmul(mul(probabilities, slope), of.weight!), mul(picked, gatherElements(slope, of.targets!)));
         };
         return { rows: [losses, dHidden].filter((_, i) => read[i]).map((compute) => compute()) };
-      },
+      }),
     });
-    return [computed[0]!, computed.at(-1)!];
+    return [results[0]!, results.at(-1)!];
   },
   grad: ({ outputs, y: _y, ...inputs }, dy, attrs, [dLosses, dGradient]) => {
     const [, dHidden] = outputs as [Tensor, Tensor];
@@ -107,7 +116,7 @@ type HeadGradientInputs = Inputs & { factors: Tensor };
 const headGradientOp = defineOp<HeadGradientInputs, Attrs>({
   name: "LinearCrossEntropyHeadGradient",
   type: ({ weight, bias }) => [weight, ...(bias ? [bias] : [])].map(({ dtype, shape }) => ({ dtype, shape })),
-  emit: ({ hidden, weight, bias, targets, factors }, { cap, chunk }, { inputs, read }) => {
+  emit: ({ hidden, weight, bias, targets, factors }, { cap, chunk, compute }, { inputs, read }) => {
     const { sums } = inRowChunks({
       rows: inputs.hidden.shape[0]!,
       limit: chunk,
@@ -117,13 +126,13 @@ const headGradientOp = defineOp<HeadGradientInputs, Attrs>({
         factors: { ref: factors, type: inputs.factors },
       },
       whole: { weight: { ref: weight, type: inputs.weight }, bias: bias && { ref: bias, type: inputs.bias! } },
-      fn: (of) => {
+      fn: computed(compute, (of) => {
         const { gradient } = logitGradient(of as Inputs, cap);
         // A factor per row is cheaper on the side of the hidden states, which are narrower.
         const ofWeight = () => matmul(gradient, mul(of.hidden!, of.factors!), { transposeA: true });
         const ofBias = () => sum(mul(gradient, of.factors!), 0);
         return { sums: [ofWeight, ofBias].filter((_, i) => read[i]).map((compute) => compute()) };
-      },
+      }),
     });
     return bias ? [sums[0]!, sums.at(-1)!] : [sums[0]!];
   },
@@ -190,7 +199,10 @@ export function linearCrossEntropy(
 
   const { counted, ids, weights } = countedTargets(targets, hidden.dtype, options);
   const rows = reshape(where(unsqueeze(counted, -1), hidden, 0), [-1, hidden.shape.at(-1)!]);
-  const losses = linearCrossEntropyOp({ hidden: rows, weight, bias, targets: reshape(ids, [-1, 1]) }, { cap, chunk });
+  const losses = linearCrossEntropyOp(
+    { hidden: rows, weight, bias, targets: reshape(ids, [-1, 1]) },
+    { cap, chunk, compute: computeDtype() },
+  );
   // By selection, so that nothing about an ignored target can matter, an infinite weight included.
   return { losses: where(counted, mul(reshape(losses, targets.shape), weights), 0), weights };
 }

@@ -1,6 +1,17 @@
-import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, type Tensor, type Variable, variableOp } from "../graph/index.ts";
+import {
+  type Dim,
+  type DType,
+  dimsEqual,
+  elementCount,
+  type Node,
+  shapesEqual,
+  type Tensor,
+  type Variable,
+  variableOp,
+} from "../graph/index.ts";
+import { beforeCast, computeDtype, narrowProduct } from "./compute-dtype.ts";
 import { defineOp, shapeError } from "./define.ts";
-import { broadcastShapes, mul } from "./elementwise.ts";
+import { broadcastShapes, cast, mul } from "./elementwise.ts";
 import { contrib, float, int64s, node, type Ref, scalar } from "./emission.ts";
 import { reshape } from "./movement.ts";
 import { sumTo } from "./reduce.ts";
@@ -105,22 +116,27 @@ function swapped(x: Ref, rank: number): Ref {
   });
 }
 
-/** Matrix product over the last two axes; leading axes broadcast. */
+/** Matrix product over the last two axes; leading axes broadcast. Computed in another type within {@link computingIn}. */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
-  return matmulOp(
-    { a, b },
-    { transposeA: options.transposeA ?? false, transposeB: options.transposeB ?? false, alpha: options.alpha ?? 1 },
-  );
+  const attrs = { transposeA: options.transposeA ?? false, transposeB: options.transposeB ?? false, alpha: options.alpha ?? 1 };
+  return narrowProduct(a, b, (a, b) => matmulOp({ a, b }, attrs));
 }
 
 /** `x` [..., in] times a weight kept as [out, in], PyTorch's convention → [..., out]. */
 export const linear = (x: Tensor, weight: Tensor): Tensor => matmul(x, weight, { transposeB: true });
 
-/** `x` and `weight`, where `y` is {@link linear} of them. */
+/** `x` and `weight`, where `y` is {@link linear} of them; before they were rounded, where it is computed in 16 bits. */
 export function linearOf(y: Tensor): { x: Tensor; weight: Tensor } | undefined {
+  const narrow = beforeCast(y);
+  if (narrow !== y && narrow.dtype === computeDtype()) {
+    const of = linearOf(narrow);
+    return of && { x: widened(of.x, y.dtype), weight: widened(of.weight, y.dtype) };
+  }
   const product = productOf(y.node);
   return product?.transposed && product.alpha === 1 && product.weight.rank === 2 ? product : undefined;
 }
+
+const widened = (x: Tensor, dtype: DType): Tensor => (beforeCast(x).dtype === dtype ? beforeCast(x) : cast(x, dtype));
 
 /** The operands of a matrix product whose first factor is not transposed. */
 export function productOf({ op, attrs, inputs }: Node): { x: Tensor; weight: Tensor; transposed: boolean; alpha: number } | undefined {
