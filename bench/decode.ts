@@ -20,7 +20,6 @@ export interface DecodeBenchOptions {
   model?: string;
   /** Default: one and all cores are tried, and the faster one counts. */
   threads?: number;
-  profile?: string;
 }
 
 const sapling = "models/sapling";
@@ -36,7 +35,7 @@ export async function benchDecode(options: DecodeBenchOptions = {}): Promise<Rec
   // One count after the other, with nothing left of the first: idle threads of ONNX Runtime spin, and would take time from the next.
   for (const threads of threadCounts) {
     const meter = await BandwidthMeter.create(cpu({ threads }), options.smoke ?? false);
-    const run = await DecodeRun.create(cpu({ threads, profile: options.profile }), model, threads);
+    const run = await DecodeRun.create(cpu({ threads }), model, threads);
     await run.round(options.smoke ? 48 : 496); // warms up
     run.forget();
     for (let round = 0; round < (options.smoke ? 1 : 3); round++) {

@@ -74,7 +74,7 @@ const benches: Readonly<Record<string, Bench>> = {
     async run(f) {
       const checkpoint = randomCheckpoint("SmolLM2-135M", f.smoke ? 1 : 30, "float32");
       try {
-        return await benchDecode({ smoke: f.smoke ?? false, model: checkpoint.directory, profile: f.profile });
+        return await benchDecode({ smoke: f.smoke ?? false, model: checkpoint.directory });
       } finally {
         checkpoint.remove();
       }
@@ -88,7 +88,7 @@ const withOptions = (command: Command): Command =>
     .option("--save", "write that object to bench/results/<name>.json")
     .option("--smoke", "a small shape that only shows that the bench runs")
     .option("--repeats <n>", "timed repetitions", "15")
-    .option("--profile <prefix>", "write a per-operator trace of ONNX Runtime")
+    .option("--profile <directory>", "training steps: write there where the time goes, as a table and as a trace")
     .option("--peer", "training steps and first-token: measure PyTorch too, where Python has it, and first-token in transformers.js");
 
 async function runBench(name: string, flags: Flags): Promise<void> {

@@ -11,7 +11,7 @@ const smol = {
   vocab_size: 49152,
   max_position_embeddings: 2048,
   tie_word_embeddings: true,
-};
+} as const;
 const attentionDropout = { attention_probs_dropout_prob: 0, hidden_dropout_prob: 0 };
 
 export const shapes = {

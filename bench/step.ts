@@ -9,6 +9,7 @@ import { countMatmulFlops, lessOrEqual, range, unsqueeze } from "../src/ops/inde
 import { MatmulPeak } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { causalLanguageModel, type Objective } from "../src/train/objectives/index.ts";
+import { StepProfiler } from "../src/train/profile/index.ts";
 import { median, round, settle } from "./machine.ts";
 import { comparePeers } from "./peer.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
@@ -20,6 +21,7 @@ export interface StepBenchOptions {
   repeats: number;
   /** A small shape that only shows that the bench runs. */
   smoke: boolean;
+  /** Where to write a profile. */
   profile?: string | undefined;
   /** Run the same step in PyTorch too, where Python has it. */
   peer?: boolean | undefined;
@@ -39,12 +41,17 @@ export async function benchStep(full: StepSpec, options: StepBenchOptions): Prom
 }
 
 async function measureStep(directory: string, spec: StepSpec, { repeats, profile }: StepBenchOptions): Promise<Record<string, unknown>> {
-  const { model, traced, traceWith, compileSeconds, step, dispose } = await openStep(directory, spec, "f32", cpu({ profile }));
+  const device = cpu();
+  const profiler = profile === undefined ? undefined : new StepProfiler(device, { directory: profile });
+  const { model, traced, traceWith, compileSeconds, step, dispose } = await openStep(directory, spec, "f32", device);
   const executed = countMatmulFlops(traced);
   const isDecoder = shapes[spec.shape].model_type === "llama";
   const flops = isDecoder ? countMatmulFlops(traceWith(wholeSquare(model as CausalLM))) : executed;
-  await step();
-  await step();
+  for (let i = 1; i <= (profiler ? 7 : 2); i++) {
+    await step();
+    profiler?.step({ step: i });
+  }
+  await profiler?.finish();
   // The kernel keeps the largest resident size, inside steps too; it counts in kB. Mapped weights are part of it.
   const peakMemoryMB = Math.round(process.resourceUsage().maxRSS / 1e3);
   const peak = await MatmulPeak.create(cpu());

@@ -29,7 +29,9 @@ config.use_cache = False
 model = getattr(transformers, config.architectures[0])(config)
 if lora:
     heads = {"classifier"} & dict(model.named_children()).keys()
-    adapter = peft.LoraConfig(r=lora["rank"], lora_alpha=16, target_modules=lora["targets"], modules_to_save=list(heads) or None)
+    # transformers 5 renames the projections of ViT.
+    targets = lora["targets"] + [{"query": "q_proj", "value": "v_proj"}.get(name, name) for name in lora["targets"]]
+    adapter = peft.LoraConfig(r=lora["rank"], lora_alpha=16, target_modules=targets, modules_to_save=list(heads) or None)
     model = peft.get_peft_model(model, adapter)
 model.train()
 trained = [p for p in model.parameters() if p.requires_grad]

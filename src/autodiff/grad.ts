@@ -33,7 +33,7 @@ export function vjp(
   const gradients = new Map<Tensor, Tensor>();
   const accumulate = (t: Tensor, g: Tensor) => {
     const sofar = gradients.get(t);
-    gradients.set(t, sofar ? atPath(t.node.path, () => add(sofar, g)) : g);
+    gradients.set(t, sofar ? atPath(backwardPath(t.node.path), () => add(sofar, g)) : g);
   };
   for (const [i, t] of outputs.entries()) if (seeds[i] && (onPath.has(t.node) || wrt.includes(t))) accumulate(t, seeds[i]);
 
@@ -44,8 +44,7 @@ export function vjp(
     const some = dys.find((dy) => dy !== undefined);
     if (!some) continue;
     const values = recomputation.nodeFor(node, some);
-    // Backward nodes carry the path of the forward node, so that a compiled graph reads by module.
-    const partial = atPath(node.path, () => nodeGradient(values, dys));
+    const partial = atPath(backwardPath(node.path), () => nodeGradient(values, dys));
     for (const [name, g] of Object.entries(partial)) {
       const operand = node.inputs[name];
       if (operand && g && (onPath.has(operand.node) || wrt.includes(operand))) accumulate(operand, g);
@@ -53,6 +52,10 @@ export function vjp(
   }
   return wrt.map((t) => gradients.get(t));
 }
+
+/** Backward nodes carry the path of the forward node and this mark, so that a compiled graph and its profile read by module. */
+export const backward = "backward";
+const backwardPath = (path: string): string => (path.split("/").includes(backward) ? path : path === "" ? backward : `${path}/${backward}`);
 
 function nodeGradient(node: Node, dys: readonly (Tensor | undefined)[]): Record<string, Tensor | undefined> {
   if (node.op === whenOp) return whenGradient(node, dys);

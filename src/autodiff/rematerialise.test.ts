@@ -1,6 +1,3 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { expect, test } from "vitest";
 import { bools, host, numbers, values, vector } from "../../tests/ops/harness.ts";
 import { type Tensor, trace } from "../graph/index.ts";
@@ -24,25 +21,13 @@ async function run(block: Block, again: boolean, fed = feeds) {
     const y = through(through(inputs.x));
     return { y, dx: grad(ops.sum(ops.mul(y, y)), [inputs.x])[0]! };
   });
-  const directory = mkdtempSync(join(tmpdir(), "espalier-profile-"));
-  try {
-    const device = cpu({ threads: 1, profile: join(directory, "run") });
-    const program = await device.compile(traced);
-    const out = await program.run(Object.fromEntries(Object.entries(fed).map(([name, v]) => [name, host(v, "float32")])));
-    await device.dispose();
-    const events = JSON.parse(readFileSync(join(directory, readdirSync(directory)[0]!), "utf8")) as Event[];
-    const order = events.filter((e) => e.cat === "Node" && e.name.endsWith("_kernel_time")).sort((a, b) => a.ts - b.ts);
-    return { results: Object.values(out).map(numbers), ran: order.map((e) => e.args.op_name) };
-  } finally {
-    rmSync(directory, { recursive: true });
-  }
-}
-
-interface Event {
-  cat: string;
-  name: string;
-  ts: number;
-  args: { op_name: string };
+  const device = cpu({ threads: 1 });
+  device.startProfile();
+  const program = await device.compile(traced);
+  const out = await program.run(Object.fromEntries(Object.entries(fed).map(([name, v]) => [name, host(v, "float32")])));
+  const [profile] = await device.endProfile();
+  await device.dispose();
+  return { results: Object.values(out).map(numbers), ran: profile!.operators.map(({ operator }) => operator) };
 }
 
 const count = (ran: readonly string[], op: string) => ran.filter((name) => name === op).length;

@@ -15,8 +15,10 @@ import { type EncodedModel, encode } from "../onnx/index.ts";
 import type { Provider } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "./host-tensor.ts";
 import { Program } from "./program.ts";
+import type { SessionProfile } from "./session-profile.ts";
 import { avoidsCopies } from "./unreturned-results.ts";
 
+export type { OperatorRun, SessionProfile } from "./session-profile.ts";
 export { type HostTensor, hostTensor, Program };
 
 /** What a platform (Node, browser) provides: ONNX Runtime and access to files. */
@@ -27,13 +29,23 @@ export interface Platform {
   open(
     traced: Traced,
     encodeWith: (files?: Pick<Parameters<typeof encode>[1], "external">) => EncodedModel,
+    profiling?: Profiling,
   ): Promise<{ session: InferenceSession; model: EncodedModel; close?(): void }>;
+  /** Where ONNX Runtime can write a session's profile. Absent where it cannot. */
+  profiling?(): Profiling;
   /** Whether this ONNX Runtime copies outputs that already stand in the caller's buffers; see unreturned-results.ts. */
   readonly copiesOutputs?: boolean;
   /** Stored values as `dtype`, in memory. An array that is there already is returned itself. */
   load(storage: Storage, dtype: DType): TypedArray;
   /** Removes what it keeps between sessions. */
   dispose?(): void;
+}
+
+/** One session's profile on its way from ONNX Runtime: the file that it is asked to write, and that file's text once it has. */
+export interface Profiling {
+  readonly prefix: string;
+  /** To be called once. */
+  read(): string;
 }
 
 /** The present values of a variable on a device, and the buffer that its next values are written to. */
@@ -56,6 +68,8 @@ export class Device {
   #last: Promise<unknown> = Promise.resolve();
   /** What the runs so far have taken within ONNX Runtime. */
   sessionMilliseconds = 0;
+  /** Of the programs whose profile has ended, while one is made. */
+  #profiles: SessionProfile[] | undefined;
 
   constructor(platform: Platform) {
     this.platform = platform;
@@ -70,20 +84,42 @@ export class Device {
    * programs compiled later.
    */
   async compile(traced: Traced): Promise<Program> {
-    const { session, model, close } = await this.platform.open(traced, (files) =>
+    const profiles = this.#profiles;
+    const profiling = profiles && this.platform.profiling?.();
+    const encodeWith = (files?: Pick<Parameters<typeof encode>[1], "external">) =>
       encode(traced, {
         provider: this.provider,
         values: (v, dtype) => this.platform.load(v.storage, dtype),
         sentinel: this.platform.copiesOutputs && avoidsCopies(traced),
         ...files,
-      }),
-    );
-    const program = new Program(this, session, model, () => {
+      });
+    const { session, model, close } = await this.platform.open(traced, encodeWith, profiling);
+    const closed = () => {
       this.#programs.delete(program);
       close?.();
-    });
+    };
+    const program: Program = new Program(this, session, model, { closed, profiling, profiled: (profile) => profiles?.push(profile) });
     this.#programs.add(program);
     return program;
+  }
+
+  /**
+   * Has ONNX Runtime note the time of every operator in the programs that are compiled from now on.
+   *
+   * @throws EspalierError `no-profile` where this ONNX Runtime cannot
+   */
+  startProfile(): void {
+    if (!this.platform.profiling)
+      throw new EspalierError("no-profile", "This ONNX Runtime writes no profiles: profile on a device of Node (espalier/node).");
+    this.#profiles = [];
+  }
+
+  /** Ends what {@link startProfile} began, after the runs that were asked for: what the operators of each program did. */
+  async endProfile(): Promise<SessionProfile[]> {
+    const profiles = this.#profiles ?? [];
+    this.#profiles = undefined;
+    await Promise.all([...this.#programs].map((program) => program.endProfile()));
+    return profiles;
   }
 
   /** Disposes of all programs and removes their files. */

@@ -1,16 +1,18 @@
-import { availableParallelism } from "node:os";
+import { readdirSync, readFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
+import { join } from "node:path";
 import * as ort from "onnxruntime-node";
+import { EspalierError } from "../graph/index.ts";
 import { needsPackedWeights } from "../ops/index.ts";
-import { Device, type Platform } from "./device.ts";
+import { Device, type Platform, type Profiling } from "./device.ts";
 import { ModelFiles } from "./model-files.ts";
+import { makeScratch, removeScratch } from "./scratch.ts";
 import { sessionOptions } from "./session-options.ts";
 import { readStorage } from "./stored-values.ts";
 
 export interface CpuOptions {
   /** Threads of one operator. Default: the machine's cores. */
   threads?: number;
-  /** Write a trace of every operator's time into a file with this prefix. */
-  profile?: string;
 }
 
 /** ONNX Runtime on this machine's processor. */
@@ -29,14 +31,15 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
     provider,
     load: readStorage,
     copiesOutputs: provider === "cpu",
-    open(traced, encodeWith) {
+    profiling,
+    open(traced, encodeWith, profiling) {
       const common = sessionOptions(traced);
       const all: ort.InferenceSession.SessionOptions = {
         ...common,
         executionProviders,
         intraOpNumThreads: options.threads ?? availableParallelism(),
         interOpNumThreads: 1,
-        ...(options.profile && { enableProfiling: true, profileFilePrefix: options.profile }),
+        ...(profiling && { enableProfiling: true, profileFilePrefix: profiling.prefix }),
         // Prepacking would copy every mapped weight into memory.
         extra: { ...common.extra, session: { disable_prepacking: needsPackedWeights(traced) ? "0" : "1" } },
       };
@@ -45,4 +48,22 @@ function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], 
     dispose: () => files.dispose(),
   };
   return new Device(platform);
+}
+
+/** ONNX Runtime adds the time to the name of its file: the file has a directory to itself. */
+function profiling(): Profiling {
+  const directory = makeScratch(tmpdir());
+  if (!directory) throw new EspalierError("no-profile", `A profile needs room for a file, and ${tmpdir()} cannot be written to.`);
+  return {
+    prefix: join(directory, "profile"),
+    read() {
+      try {
+        return readdirSync(directory)
+          .map((name) => readFileSync(join(directory, name), "utf8"))
+          .join("");
+      } finally {
+        removeScratch(directory);
+      }
+    },
+  };
 }

@@ -12,8 +12,9 @@ import {
   type Variable,
 } from "../graph/index.ts";
 import type { EncodedModel } from "../onnx/index.ts";
-import type { Device } from "./device.ts";
+import type { Device, Profiling } from "./device.ts";
 import { type HostTensor, hostTensor } from "./host-tensor.ts";
+import { readSessionProfile, type SessionProfile } from "./session-profile.ts";
 import { isUnreturnedResult } from "./unreturned-results.ts";
 
 /** An axis of an input whose size is known only when the program runs. */
@@ -27,6 +28,12 @@ type Types = readonly (readonly [name: string, type: TensorType])[];
 
 /** Says of a run's outputs whether its updates count. */
 export type Accept = (outputs: Readonly<Record<string, HostTensor>>) => boolean;
+
+export interface ProgramOptions {
+  closed?(): void;
+  profiling?: Profiling | undefined;
+  profiled?(profile: SessionProfile): void;
+}
 
 /** A compiled graph. */
 export class Program {
@@ -42,12 +49,23 @@ export class Program {
   /** Named dimensions first, then those that follow from them. */
   readonly #open: readonly OpenAxis[];
   #disposal: Promise<void> | undefined;
+  #profiling: Profiling | undefined;
+  readonly #profiled: (profile: SessionProfile) => void;
+  /** When the runs that are profiled began, as performance.now() has it. */
+  #began: number[] = [];
 
-  /** `closed` is called once the session is released. */
-  constructor(device: Device, session: InferenceSession, model: EncodedModel, closed: () => void = () => undefined) {
+  /** `closed` is called once the session is released, and `profiled` once its profile has ended, where `profiling` says that there is one. */
+  constructor(
+    device: Device,
+    session: InferenceSession,
+    model: EncodedModel,
+    { closed = () => undefined, profiling, profiled = () => undefined }: ProgramOptions = {},
+  ) {
     this.#device = device;
     this.#session = session;
     this.#closed = closed;
+    this.#profiling = profiling;
+    this.#profiled = profiled;
     const types = (tensors: ReadonlyMap<string, TensorType>): Types =>
       Array.from(tensors, ([name, { dtype, shape }]) => [name, { dtype, shape }] as const);
     this.#inputs = types(model.inputs);
@@ -100,6 +118,7 @@ export class Program {
 
   async #fetch(fed: Record<string, OrtTensor>, fetches: Record<string, OrtTensor | null>): Promise<Record<string, OrtTensor>> {
     const began = performance.now();
+    if (this.#profiling) this.#began.push(began);
     try {
       if (!this.#sentinel) return await this.#session.run(fed, fetches);
       // Every output has a buffer of ours: ONNX Runtime is kept from copying them again.
@@ -112,10 +131,24 @@ export class Program {
     return fetches as Record<string, OrtTensor>;
   }
 
-  /** Frees the session when the runs asked for have ended; writes its profile when the device was asked for one. */
+  /** Ends the profile, where there is one, after the runs that were asked for. */
+  endProfile(): Promise<void> {
+    return this.#device.exclusive(async () => this.#endProfile());
+  }
+
+  #endProfile(): void {
+    const profiling = this.#profiling;
+    if (!profiling) return;
+    this.#profiling = undefined;
+    this.#session.endProfiling();
+    const text = profiling.read();
+    if (this.#began.length > 0) this.#profiled(readSessionProfile(text, this.#began));
+  }
+
+  /** Frees the session when the runs asked for have ended. */
   dispose(): Promise<void> {
     this.#disposal ??= this.#device.exclusive(async () => {
-      this.#session.endProfiling();
+      this.#endProfile();
       await this.#session.release();
       this.#closed();
     });

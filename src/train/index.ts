@@ -26,6 +26,7 @@ export {
   type StateDtype,
   sgd,
 } from "./optimizers/index.ts";
+export { type ProfileFiles, StepProfiler, type StepProfilerOptions } from "./profile/index.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
 export { chatTask } from "./tasks/chat.ts";
 export { classificationTask } from "./tasks/classification.ts";

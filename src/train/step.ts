@@ -125,7 +125,7 @@ function applyGradients(raw: Gradients, inputs: Inputs, { optimizer, maxGradient
   const scale =
     maxGradientNorm === undefined ? undefined : atPath("optimizer/clip", () => minimum(div(maxGradientNorm, add(norm, 1e-6)), 1));
   const update = (slot: Slot) =>
-    atPath(slot.name, (): (readonly [Variable, Tensor])[] => {
+    atPath(`optimizer/${slot.name}`, (): (readonly [Variable, Tensor])[] => {
       const gradient = scale ? mul(gradients.get(slot)!, scale) : gradients.get(slot)!;
       const { value, state } = optimizer.update(slot, {
         value: presentValue(slot),
@@ -195,7 +195,7 @@ export class Accumulator {
         const next = gated(
           gate,
           inputs,
-          () => slots.map((slot, i) => atPath(slot.name, () => add(read(variables[i]!), gradients.get(slot)!))),
+          () => slots.map((slot, i) => atPath(`optimizer/${slot.name}`, () => add(read(variables[i]!), gradients.get(slot)!))),
           () => variables.map(read),
         );
         for (const [i, v] of variables.entries()) assign(v, next[i]!);
@@ -218,7 +218,7 @@ export class Accumulator {
     const { optimizer } = this.#options;
     return trace(stepInputs(optimizer), (inputs) => {
       const weight = atPath("loss", () => divisor(read(this.#weight)));
-      const gradients = new Map([...this.#sums].map(([slot, v]) => [slot, atPath(slot.name, () => div(read(v), weight))]));
+      const gradients = new Map([...this.#sums].map(([slot, v]) => [slot, atPath(`optimizer/${slot.name}`, () => div(read(v), weight))]));
       const gradientNorm = applyGradients(gradients, inputs, this.#options);
       for (const v of [...this.#sums.values(), this.#weight])
         assign(
