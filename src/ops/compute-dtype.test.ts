@@ -55,17 +55,11 @@ test("products and their gradients are rounded to 16 bits, and what is added up 
   expect(half.ops.filter((op) => op.startsWith("ReduceSum"))).toEqual(["ReduceSum:float32"]);
 });
 
-test("an operand beyond 65504 overflows in float16, and what was 16 bits wide before is not widened in between", async () => {
-  const feeds = {
-    x: hostTensor("float32", [1, 2], Float32Array.of(70_000, 1)),
-    w: hostTensor("float32", [2, 2], Float32Array.of(1, 0, 0, 1)),
-    v: hostTensor("float32", [1, 2], Float32Array.of(1, 0)),
-  };
-  const chain = (dtype: ComputeDtype) => (i: Record<string, Tensor>) => computingIn(dtype, () => ({ y: linear(linear(i.x!, i.w!), i.v!) }));
-  expect((await run(feeds, chain("float32"))).out.y).toEqual([70_000]);
-  const half = await run(feeds, chain("float16"));
-  expect(Number.isFinite(half.out.y![0])).toBe(false);
-  expect(half.ops.filter((op) => op === "Cast:float16").length).toBe(3); // x, w and v; not what the first product gave
+test("what was 16 bits wide before is not widened in between", async () => {
+  const feeds = { x: random([1, 2], 1), w: random([2, 2], 2), v: random([1, 2], 3) };
+  const { ops } = await run(feeds, (i) => computingIn("float16", () => ({ y: linear(linear(i.x!, i.w!), i.v!) })));
+  expect(ops.filter((op) => op === "Cast:float16").length).toBe(3); // x, w and v; not what the first product gave
+  expect(ops.filter((op) => op.startsWith("MatMul"))).toEqual(["MatMul:float16", "MatMul:float16"]);
 });
 
 test("the scope ends, also by an error", () => {
