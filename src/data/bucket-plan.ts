@@ -1,7 +1,10 @@
 import { EspalierError, Random } from "../graph/index.ts";
+import { rowsOf } from "./choose-buckets.ts";
 
 export interface BucketOptions {
   batchSize: number;
+  /** Instead of so many rows, as many as hold no more tokens than this, padding included: short batches have more rows. */
+  tokensPerBatch?: number | undefined;
   /** The lengths that batches may have, ascending; the last holds the longest example. */
   buckets: readonly number[];
   seed?: number;
@@ -11,8 +14,8 @@ export interface BucketOptions {
 
 export interface BucketPlan {
   readonly batchesPerEpoch: number;
-  /** The length of a step's batch, and the indices of the examples in its rows; at most `batchSize` of them. */
-  at(step: number): { length: number; rows: readonly number[] };
+  /** The length and the rows of a step's batch, and the indices of the examples in them; at most `size`. */
+  at(step: number): { length: number; size: number; rows: readonly number[] };
 }
 
 /**
@@ -20,24 +23,31 @@ export interface BucketPlan {
  * shapes as buckets in use. An epoch holds every example once and is a function of (seed, epoch) alone.
  * @param lengths of the examples; each fits the last bucket
  */
-export function bucketPlan(lengths: readonly number[], { batchSize, buckets, seed = 0, shuffle = true }: BucketOptions): BucketPlan {
+export function bucketPlan(
+  lengths: readonly number[],
+  { batchSize, tokensPerBatch, buckets, seed = 0, shuffle = true }: BucketOptions,
+): BucketPlan {
   const refuse = (message: string) => {
     throw new EspalierError("data-batches", message);
   };
   if (!Number.isInteger(batchSize) || batchSize < 1) refuse(`The batch size is a whole number of examples, at least 1, not ${batchSize}.`);
+  if (tokensPerBatch !== undefined && !(Number.isInteger(tokensPerBatch) && tokensPerBatch >= 1))
+    refuse(`Tokens per batch are a whole number, at least 1, not ${tokensPerBatch}.`);
   if (buckets.length === 0 || buckets.some((length, i) => !Number.isInteger(length) || length <= (buckets[i - 1] ?? 0))) {
     refuse(`Buckets are ascending whole lengths such as [64, 128, 256], not [${buckets.join(", ")}].`);
   }
   if (lengths.length === 0) refuse("There are no examples to make batches of.");
+  const sizes = buckets.map((length) => rowsOf(length, { batchSize, tokensPerBatch }));
   const members = buckets.map((): number[] => []);
   for (const [index, length] of lengths.entries()) members[buckets.findIndex((bucket) => length <= bucket)]!.push(index);
-  const batchesPerEpoch = members.reduce((total, list) => total + Math.ceil(list.length / batchSize), 0);
+  const batchesPerEpoch = members.reduce((total, list, b) => total + Math.ceil(list.length / sizes[b]!), 0);
 
   const planOf = (epoch: number) => {
-    const plan: { length: number; rows: number[] }[] = [];
+    const plan: { length: number; size: number; rows: number[] }[] = [];
     for (const [b, list] of members.entries()) {
       const order = shuffle ? new Random(seed, epoch, b).shuffle([...list]) : list;
-      for (let at = 0; at < order.length; at += batchSize) plan.push({ length: buckets[b]!, rows: order.slice(at, at + batchSize) });
+      const size = sizes[b]!;
+      for (let at = 0; at < order.length; at += size) plan.push({ length: buckets[b]!, size, rows: order.slice(at, at + size) });
     }
     return shuffle ? new Random(seed, epoch).shuffle(plan) : plan;
   };

@@ -1,6 +1,6 @@
 import { EspalierError } from "../graph/index.ts";
 import { hostTensor } from "../runtime/index.ts";
-import type { ImmediateBatchSource } from "./batch-source.ts";
+import type { Batch, ImmediateBatchSource } from "./batch-source.ts";
 import { type BucketOptions, bucketPlan } from "./bucket-plan.ts";
 import type { EncodedExample } from "./sequences.ts";
 
@@ -21,7 +21,7 @@ export function classificationBatches(
   /** The index in `examples` of each row, −1 for a filler row. */
   indices(step: number): number[];
 } {
-  const { batchSize, padId } = options;
+  const { padId } = options;
   checkLengths(examples, options.buckets);
   const plan = bucketPlan(
     examples.map(({ ids }) => ids.length),
@@ -31,33 +31,43 @@ export function classificationBatches(
   return {
     batchesPerEpoch: plan.batchesPerEpoch,
     indices(step) {
-      const { rows } = plan.at(step);
-      return Array.from({ length: batchSize }, (_, row) => rows[row] ?? -1);
+      const { size, rows } = plan.at(step);
+      return Array.from({ length: size }, (_, row) => rows[row] ?? -1);
     },
     batch(step) {
-      const { length, rows } = plan.at(step);
-      const ids = new BigInt64Array(batchSize * length).fill(BigInt(padId));
-      const lengths = new BigInt64Array(batchSize).fill(1n);
-      const labels = new BigInt64Array(batchSize).fill(-100n);
-      let tokens = 0;
-      for (const [row, index] of rows.entries()) {
-        const example = examples[index]!;
-        for (const [t, id] of example.ids.entries()) ids[row * length + t] = BigInt(id);
-        lengths[row] = BigInt(example.ids.length);
-        labels[row] = BigInt(example.label ?? -100);
-        tokens += example.ids.length;
-      }
-      return {
-        feeds: {
-          ids: hostTensor("int64", [batchSize, length], ids),
-          lengths: hostTensor("int64", [batchSize], lengths),
-          labels: hostTensor("int64", [batchSize], labels),
-        },
-        tokens,
-        examples: rows.length,
-        description: rows.map((index) => examples[index]!.description).join(", "),
-      };
+      const { length, size, rows } = plan.at(step);
+      return classificationBatch(
+        rows.map((index) => examples[index]!),
+        { rows: size, length, padId },
+      );
     },
+  };
+}
+
+/** A batch of these examples, as {@link classificationBatches} makes them, of so many rows and tokens per row. */
+export function classificationBatch(
+  examples: readonly EncodedExample[],
+  { rows, length, padId }: { rows: number; length: number; padId: number },
+): Batch {
+  const ids = new BigInt64Array(rows * length).fill(BigInt(padId));
+  const lengths = new BigInt64Array(rows).fill(1n);
+  const labels = new BigInt64Array(rows).fill(-100n);
+  let tokens = 0;
+  for (const [row, example] of examples.entries()) {
+    for (const [t, id] of example.ids.entries()) ids[row * length + t] = BigInt(id);
+    lengths[row] = BigInt(example.ids.length);
+    labels[row] = BigInt(example.label ?? -100);
+    tokens += example.ids.length;
+  }
+  return {
+    feeds: {
+      ids: hostTensor("int64", [rows, length], ids),
+      lengths: hostTensor("int64", [rows], lengths),
+      labels: hostTensor("int64", [rows], labels),
+    },
+    tokens,
+    examples: examples.length,
+    description: examples.map(({ description }) => description).join(", "),
   };
 }
 

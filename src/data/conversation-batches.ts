@@ -1,7 +1,7 @@
 import { EspalierError } from "../graph/index.ts";
 import type { EncodedConversation } from "../inputs/index.ts";
 import { hostTensor } from "../runtime/index.ts";
-import type { ImmediateBatchSource } from "./batch-source.ts";
+import type { Batch, ImmediateBatchSource } from "./batch-source.ts";
 import { type BucketOptions, bucketPlan } from "./bucket-plan.ts";
 import type { NextTokenExample, Truncation } from "./sequences.ts";
 
@@ -37,7 +37,7 @@ export interface ConversationBatchOptions extends BucketOptions {
  * {@link bucketPlan} says; filler rows without targets make every batch full.
  */
 export function conversationBatches(examples: readonly NextTokenExample[], options: ConversationBatchOptions): ImmediateBatchSource {
-  const { batchSize, padId, buckets } = options;
+  const { padId, buckets } = options;
   const longest = buckets.at(-1) ?? 0;
   for (const { ids, description } of examples)
     if (longest > 0 && ids.length > longest)
@@ -52,25 +52,35 @@ export function conversationBatches(examples: readonly NextTokenExample[], optio
   return {
     batchesPerEpoch: plan.batchesPerEpoch,
     batch(step) {
-      const { length, rows } = plan.at(step);
-      const ids = new BigInt64Array(batchSize * length).fill(BigInt(padId));
-      const targets = new BigInt64Array(batchSize * length).fill(-100n);
-      let tokens = 0;
-      for (const [row, index] of rows.entries()) {
-        const example = examples[index]!;
-        for (const [t, id] of example.ids.entries()) {
-          ids[row * length + t] = BigInt(id);
-          targets[row * length + t] = BigInt(example.targets[t]!);
-        }
-        tokens += example.ids.length;
-      }
-      const shape = [batchSize, length];
-      return {
-        feeds: { ids: hostTensor("int64", shape, ids), targets: hostTensor("int64", shape, targets) },
-        tokens,
-        examples: rows.length,
-        description: rows.map((index) => examples[index]!.description).join(", "),
-      };
+      const { length, size, rows } = plan.at(step);
+      return conversationBatch(
+        rows.map((index) => examples[index]!),
+        { rows: size, length, padId },
+      );
     },
+  };
+}
+
+/** A batch of these examples, as {@link conversationBatches} makes them, of so many rows and tokens per row. */
+export function conversationBatch(
+  examples: readonly NextTokenExample[],
+  { rows, length, padId }: { rows: number; length: number; padId: number },
+): Batch {
+  const ids = new BigInt64Array(rows * length).fill(BigInt(padId));
+  const targets = new BigInt64Array(rows * length).fill(-100n);
+  let tokens = 0;
+  for (const [row, example] of examples.entries()) {
+    for (const [t, id] of example.ids.entries()) {
+      ids[row * length + t] = BigInt(id);
+      targets[row * length + t] = BigInt(example.targets[t]!);
+    }
+    tokens += example.ids.length;
+  }
+  const shape = [rows, length];
+  return {
+    feeds: { ids: hostTensor("int64", shape, ids), targets: hostTensor("int64", shape, targets) },
+    tokens,
+    examples: examples.length,
+    description: examples.map(({ description }) => description).join(", "),
   };
 }

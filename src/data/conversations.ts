@@ -2,9 +2,9 @@ import { EspalierError } from "../graph/errors.ts";
 import { parseJson } from "../graph/parse-json.ts";
 import { type ChatMessage, type ChatRole, chatMessageSchema, messageText } from "../inputs/index.ts";
 import { dataFiles, dataFormat } from "./data-files.ts";
+import type { Example } from "./examples.ts";
 import { type Problem, printable, refuseProblems } from "./json-lines.ts";
 import { ParquetFile } from "./parquet-file.ts";
-import type { Example } from "./records.ts";
 import { fileRows, type Rows } from "./rows.ts";
 import { readTextFile } from "./text-file.ts";
 
@@ -30,7 +30,7 @@ const speakers: Readonly<Record<string, ChatRole>> = {
 
 export const conversationLike = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}';
 
-const conversationColumns = ["messages", "conversations", "system", "tools"];
+export const conversationColumns = ["messages", "conversations", "system", "tools"];
 
 /** Whether the first record of a .jsonl or .parquet file (or of the first of several, see {@link dataFiles}) is a conversation. */
 export function holdsConversations(path: string): boolean {

@@ -1,8 +1,8 @@
 import { type CsvError, parse } from "csv-parse/sync";
 import { type Problem, printable, refuseProblems } from "./json-lines.ts";
 
-/** The rows of a CSV text, blank ones left out, and what is wrong with the others; the first row is the header. `line` is a row's first, from 1. */
-export function csvRows(text: string, file: string): { rows: { cells: string[]; line: number }[]; problems: Problem[] } {
+/** The rows of a CSV text, blank ones left out, and what is wrong with the others; the first row of a file is its header. `line` is a row's first, counted from `firstLine`. */
+export function csvRows(text: string, file: string, firstLine = 1): { rows: { cells: string[]; line: number }[]; problems: Problem[] } {
   const faults: { line: number; message: string; code: string }[] = [];
   const settings = {
     info: true,
@@ -36,12 +36,17 @@ export function csvRows(text: string, file: string): { rows: { cells: string[]; 
   const problems = faults.map(({ line, message, code }) => {
     const advice = "put cells that hold quotes in quotes, and double the quotes inside";
     const reason = `is not valid CSV: ${printable(message)}; ${advice}`;
-    return { line, code: "data-csv", reason, hidesRest: code === "CSV_QUOTE_NOT_CLOSED" || code === "CSV_INVALID_CLOSING_QUOTE" };
+    return {
+      line: line + firstLine - 1,
+      code: "data-csv",
+      reason,
+      hidesRest: code === "CSV_QUOTE_NOT_CLOSED" || code === "CSV_INVALID_CLOSING_QUOTE",
+    };
   });
   // The parser tells where a row ends; a row of several lines holds the others in its quoted cells.
   const rows = parsed.map(({ record, info }) => ({
     cells: record,
-    line: info.lines - record.reduce((n, cell) => n + cell.split("\n").length - 1, 0),
+    line: info.lines - record.reduce((n, cell) => n + cell.split("\n").length - 1, 0) + firstLine - 1,
   }));
   // Without its header a file has no columns to speak of.
   if (problems[0] && problems[0].line <= (rows[0]?.line ?? problems[0].line)) refuseProblems(file, problems);

@@ -3,8 +3,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { dirname, extname, join, resolve } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import { dataFiles } from "./data-files.ts";
+import { type Example, examplesOf, type ReadOptions } from "./examples.ts";
 import { printable, refuseProblems } from "./json-lines.ts";
-import { type Example, examplesOf, type ReadOptions } from "./records.ts";
 import { fileRows } from "./rows.ts";
 import { statsOf } from "./text-file.ts";
 

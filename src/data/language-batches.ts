@@ -2,6 +2,12 @@ import { EspalierError, Random } from "../graph/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import type { ImmediateBatchSource } from "./batch-source.ts";
 
+/** Token ids that are looked at a piece at a time: a typed array, or a file. */
+export interface TokenSequence {
+  readonly length: number;
+  subarray(start: number, end: number): ArrayLike<number>;
+}
+
 export interface LanguageBatchOptions {
   batchSize: number;
   /** Tokens per window. */
@@ -17,7 +23,7 @@ export interface LanguageBatchOptions {
  * Every token but the first is a target exactly once per epoch. All batches have one shape; what the last window and the last batch lack
  * is filled with id 0 and target −100, which does not count. The order is a function of (seed, epoch) alone.
  */
-export function languageBatches(tokens: Int32Array | Uint16Array, options: LanguageBatchOptions): ImmediateBatchSource {
+export function languageBatches(tokens: TokenSequence, options: LanguageBatchOptions): ImmediateBatchSource {
   const { batchSize, sequenceLength, seed = 0, shuffle = true } = options;
   for (const [name, value] of Object.entries({ "batch size": batchSize, "sequence length": sequenceLength })) {
     if (!Number.isInteger(value) || value < 1) {
@@ -51,9 +57,10 @@ export function languageBatches(tokens: Int32Array | Uint16Array, options: Langu
       let count = 0;
       for (const [row, start] of starts.entries()) {
         const length = Math.min(sequenceLength, targetCount - start);
+        const own = tokens.subarray(start, start + length + 1);
         for (let t = 0; t < length; t++) {
-          ids[row * sequenceLength + t] = BigInt(tokens[start + t]!);
-          targets[row * sequenceLength + t] = BigInt(tokens[start + t + 1]!);
+          ids[row * sequenceLength + t] = BigInt(own[t]!);
+          targets[row * sequenceLength + t] = BigInt(own[t + 1]!);
         }
         count += length;
       }

@@ -1,6 +1,6 @@
 import { EspalierError, Random } from "../graph/index.ts";
+import type { Example } from "./examples.ts";
 import { nearDuplicateGroups } from "./near-duplicates.ts";
-import type { Example } from "./records.ts";
 
 export interface SplitOptions {
   /** Share of the examples that is held out, in [0, 1); 0.2 unless told. */

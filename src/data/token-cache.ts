@@ -1,7 +1,11 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
 import type { Tokenizer } from "../inputs/index.ts";
 import { type CacheOptions, contentKey, prepareCache } from "./cache-directory.ts";
+import { dataFormat } from "./data-files.ts";
+import type { Example } from "./examples.ts";
+import type { RecordSource } from "./record-source.ts";
 import { openTokenTable, type TokenTable, TokenTableWriter } from "./token-table.ts";
 
 /** Raised when the same texts give other ids or are kept otherwise. */
@@ -75,4 +79,46 @@ export function encodedTexts(tokenizer: Tokenizer, texts: readonly string[], opt
   };
   const key = contentKey("texts", tokenizerPart ?? "", ...texts);
   return cachedTable(key, tokenizer, build, tokenizerPart === undefined ? { ...options, cache: false } : options);
+}
+
+/**
+ * The ids of the records of a source, in its own order, an end token after each: for language modelling on texts that are not in memory. Texts are
+ * encoded once and kept, where the source and the tokenizer have a key.
+ */
+export async function encodedRecords(
+  tokenizer: Tokenizer,
+  source: RecordSource<Example>,
+  { onProgress, signal, ...options }: TokenCacheOptions & { signal?: AbortSignal } = {},
+): Promise<TokenTable> {
+  const tokenizerPart = tokenizerKey(tokenizer);
+  const kept = tokenizerPart !== undefined && source.key !== undefined;
+  const key = contentKey("records", tokenizerPart ?? "", source.key ?? "");
+  const found = kept ? findTable(key, options) : undefined;
+  if (found) return found;
+  const table = newTable(key, tokenizer, kept ? options : { ...options, cache: false });
+  const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
+  try {
+    let [done, yielded] = [0, performance.now()];
+    let before: string | undefined;
+    for (let chunk = 0; chunk < source.chunkSizes.length; chunk++) {
+      for (const { text, file } of source.chunk(chunk)) {
+        // A text file is one text: its pieces are joined again.
+        const goesOn = before === undefined || (before === file && dataFormat(file) === ".txt");
+        table.add([...(goesOn ? [] : end), ...tokenizer.encode(text, { addSpecialTokens: false })]);
+        before = file;
+        done++;
+        if (performance.now() - yielded < 50) continue;
+        onProgress?.(done, source.length);
+        await setImmediate();
+        signal?.throwIfAborted();
+        yielded = performance.now();
+      }
+    }
+    table.add(end);
+    onProgress?.(source.length, source.length);
+    return table.commit();
+  } catch (error) {
+    table.abandon();
+    throw error;
+  }
 }
