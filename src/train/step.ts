@@ -12,7 +12,7 @@ import {
   type Variable,
 } from "../graph/index.ts";
 import { inTraining } from "../nn/index.ts";
-import { add, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
+import { add, type ComputeDtype, computingIn, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
 import { type Device, type HostTensor, hostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
 import { joined, type OptimizerState, type ParameterGroup, parted, type Slot, zeroState } from "./optimizers/index.ts";
@@ -25,6 +25,11 @@ export interface StepOptions {
   maxGradientNorm?: number;
   /** Computes the values of each block of the model again in the backward pass, rather than keep them: less memory, about a third more time. */
   rematerialise?: boolean | undefined;
+  /**
+   * What matrix products are computed in; weights, sums and the optimizer stay in float32. Default "float32". In "float16" the loss is scaled on its way
+   * back, by {@link StepScalars.lossScale}, so that gradients do not vanish.
+   */
+  compute?: ComputeDtype | undefined;
 }
 
 /** A gradient for each slot of the optimizer. */
@@ -39,14 +44,21 @@ export interface StepScalars {
   updates(group: ParameterGroup): number;
   /** The gates that are open in this step. */
   open?: Readonly<Record<string, boolean>>;
+  /** Factor on the loss where products are computed in float16, a power of two; see `LossScaler`. Default 1. */
+  lossScale?: number;
 }
+
+const lossScaleName = "loss.scale";
 
 const scalarName = (group: ParameterGroup, scalar: string) => `optimizer.${group.name === "" ? "" : `${group.name}.`}${scalar}`;
 const gateName = (gate: string) => `gate.${gate}`;
 const gatesOf = ({ groups }: OptimizerState): string[] => [...new Set(groups.flatMap(({ gate }) => gate ?? []))];
 
 /** The feeds of one step: every group's scalars, and the gates. */
-export function stepFeeds(optimizer: OptimizerState, { learningRate, updates, open = {} }: StepScalars): Record<string, HostTensor> {
+export function stepFeeds(
+  optimizer: OptimizerState,
+  { learningRate, updates, open = {}, lossScale = 1 }: StepScalars,
+): Record<string, HostTensor> {
   const rate = (group: ParameterGroup) =>
     typeof learningRate === "number" ? learningRate * (group.learningRateFactor ?? 1) : learningRate(group);
   const scalars = optimizer.groups.flatMap((group) =>
@@ -55,7 +67,7 @@ export function stepFeeds(optimizer: OptimizerState, { learningRate, updates, op
     ),
   );
   const gates = gatesOf(optimizer).map((gate) => [gateName(gate), hostTensor("bool", [], Uint8Array.of(open[gate] ? 1 : 0))] as const);
-  return Object.fromEntries([...scalars, ...gates]);
+  return { ...Object.fromEntries([...scalars, ...gates]), [lossScaleName]: hostTensor("float32", [], Float32Array.of(lossScale)) };
 }
 
 const stepInputs = (optimizer: OptimizerState): Record<string, TensorType> =>
@@ -79,12 +91,14 @@ function gated(gate: string | undefined, inputs: Inputs, open: () => Tensor[], c
 /** The weight to divide by. A batch in which no target counts has loss 0 and zero gradients, where 0/0 would put NaN into every weight. */
 const divisor = (weight: Tensor): Tensor => where(equal(weight, 0), 1, weight);
 
-function gradientsOf(loss: Tensor, optimizer: OptimizerState): Gradients {
+function gradientsOf(loss: Tensor, inputs: Inputs, { optimizer, compute }: StepOptions): Gradients {
   const parameters = optimizer.slots.flatMap((slot) => slot.parameters);
-  const gradients = grad(
-    loss,
+  const scale = compute === "float16" ? inputs[lossScaleName]! : undefined;
+  const scaled = grad(
+    scale ? mul(loss, scale) : loss,
     parameters.map((p) => p.value),
   );
+  const gradients = scale ? scaled.map((g) => mul(g, div(1, scale))) : scaled;
   const of = new Map(parameters.map((p, i) => [p, gradients[i]!]));
   return new Map(optimizer.slots.map((slot) => [slot, joined(slot, (p) => of.get(p)!)]));
 }
@@ -154,8 +168,14 @@ function applyGradients(raw: Gradients, inputs: Inputs, { optimizer, maxGradient
 const scalarsOf = (group: ParameterGroup, inputs: Inputs, optimizer: OptimizerState): Inputs =>
   Object.fromEntries(Object.keys(optimizer.scalars(group, 1, 0)).map((scalar) => [scalar, inputs[scalarName(group, scalar)]!]));
 
-const traceObjective = ({ objective, rematerialise }: StepOptions, inputs: Inputs) =>
-  inTraining(() => atPath("loss", () => objective.trace(inputs)), { rematerialise });
+/** The objective, and the gradients of what `lossOf` makes of it. */
+function traceLoss(options: StepOptions, inputs: Inputs, lossOf: (total: Tensor, weight: Tensor) => Tensor) {
+  const { objective, rematerialise, compute = "float32" } = options;
+  return computingIn(compute, () => {
+    const { total, weight } = inTraining(() => atPath("loss", () => objective.trace(inputs)), { rematerialise });
+    return { total, weight, gradients: atPath("loss", () => gradientsOf(lossOf(total, weight), inputs, options)) };
+  });
+}
 
 function requireParameters({ groups }: OptimizerState): void {
   if (groups.every(({ parameters }) => parameters.length === 0))
@@ -166,8 +186,7 @@ function requireParameters({ groups }: OptimizerState): void {
 export function traceStep(types: Readonly<Record<string, TensorType>>, options: StepOptions): Traced {
   requireParameters(options.optimizer);
   return trace({ ...types, ...stepInputs(options.optimizer) }, (inputs) => {
-    const { total, weight } = traceObjective(options, inputs);
-    const gradients = atPath("loss", () => gradientsOf(div(total, divisor(weight)), options.optimizer));
+    const { total, weight, gradients } = traceLoss(options, inputs, (total, weight) => div(total, divisor(weight)));
     return { total, weight, gradientNorm: applyGradients(gradients, inputs, options) };
   });
 }
@@ -188,8 +207,7 @@ export class Accumulator {
   traceBatch(types: Readonly<Record<string, TensorType>>): Traced {
     const { optimizer } = this.#options;
     return trace({ ...types, ...stepInputs(optimizer) }, (inputs) => {
-      const { total, weight } = traceObjective(this.#options, inputs);
-      const gradients = atPath("loss", () => gradientsOf(total, optimizer));
+      const { total, weight, gradients } = traceLoss(this.#options, inputs, (total) => total);
       for (const { gate, slots } of sections(optimizer)) {
         const variables = slots.map((slot) => this.#sums.get(slot)!);
         const next = gated(
