@@ -9,7 +9,8 @@ export {
   toFloat32,
 } from "../graph/dtype-conversion.ts";
 export { readStorage, streamFloats } from "../runtime/stored-values.ts";
-export { writeFileAtomically } from "./atomic-file.ts";
+export { flushDirectory, writeFileAtomically } from "./atomic-file.ts";
+export { type FileHash, hashFile } from "./file-hash.ts";
 export { GgufFile, type GgufTensor } from "./gguf/gguf-file.ts";
 export { saveLoraGguf } from "./gguf/lora-gguf.ts";
 export { ggufTokenizer, type TokenizerFiles } from "./gguf/tokenizer.ts";

@@ -1,41 +1,29 @@
-import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { z } from "zod";
-import {
-  makeDirectory,
-  openSafetensors,
-  readJsonObject,
-  readStorage,
-  writeFileAtomically,
-  writeJson,
-  writeSafetensors,
-} from "../checkpoints/index.ts";
-import { EspalierError, isFloat, type MemoryStorage, type Variable } from "../graph/index.ts";
+import { flushDirectory, makeDirectory, writeJson } from "../checkpoints/index.ts";
+import { EspalierError, type Variable } from "../graph/index.ts";
 import type { Device } from "../runtime/index.ts";
+import { damageOf, readCheckpoint, removeCheckpoint, type TrainerState, writeCheckpoint } from "./checkpoint.ts";
+import { MetricsLog } from "./metrics-log.ts";
 import { sweepRun } from "./run-files.ts";
 
-const stateSchema = z.object({
-  step: z.int().nonnegative(),
-  tokens: z.int().nonnegative(),
-  /** For each gate, how often it was open. */
-  updates: z.record(z.string(), z.int().nonnegative()).default({}),
-  /** What methods keep on the host. */
-  methods: z.array(z.object({ name: z.string(), state: z.unknown() })).default([]),
-});
+export interface CheckpointPlace {
+  step: number;
+  path: string;
+}
 
-/** The position of a run, beside its tensors. */
-export type TrainerState = z.output<typeof stateSchema>;
-
-/** `runs/<name>/`: run.json, metrics.jsonl and checkpoints/step-N/. */
+/** `runs/<name>/`: run.json, metrics.jsonl and checkpoints/step-N/. Whoever writes here holds the run's lock (run-lock.ts). */
 export class RunDirectory {
   readonly path: string;
+  readonly #metrics: MetricsLog;
 
   constructor(path: string) {
     this.path = path;
     makeDirectory(path);
+    this.#metrics = new MetricsLog(join(path, "metrics.jsonl"));
   }
 
-  /** Removes what a killed run left unfinished. Not for a reader: another process may be writing here. */
+  /** Removes what a killed run left unfinished. */
   sweep(): void {
     sweepRun(this.path);
   }
@@ -47,74 +35,69 @@ export class RunDirectory {
 
   /** Appends one line to metrics.jsonl. */
   log(record: Readonly<Record<string, unknown>>): void {
-    const file = join(this.path, "metrics.jsonl");
-    try {
-      appendFileSync(file, `${JSON.stringify(record)}\n`);
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException;
-      const why = code === "ENOSPC" || code === "EDQUOT" ? `the disk or quota is full (${code})` : message;
-      throw new EspalierError(
-        code === "ENOSPC" ? "disk-full" : "not-writable",
-        `${file}: cannot be written, ${why}. ${this.#lastCheckpoint()}`,
-        {
-          cause,
-        },
-      );
-    }
+    this.#logging(() => this.#metrics.append(record));
   }
 
   /** Logs what the held-out data say of the weights after `step`; 0 for those before training. Once: a finished run that is resumed evaluates again. */
   logEvaluation(step: number, metrics: Readonly<Record<string, number>>): void {
-    const file = join(this.path, "metrics.jsonl");
-    if (existsSync(file) && readFileSync(file, "utf8").includes(`\n{"step":${step},"eval.`)) return;
-    this.log({ step, ...Object.fromEntries(Object.entries(metrics).map(([name, value]) => [`eval.${name}`, value])) });
+    if (!this.holdsEvaluation(step)) this.#logging(() => this.#metrics.appendEvaluation(step, metrics));
+  }
+
+  holdsEvaluation(step: number): boolean {
+    return this.#metrics.holdsEvaluation(step);
   }
 
   /** Drops the metrics of steps after `step`: a resumed run writes them again. */
   truncateMetrics(step: number): void {
-    const file = join(this.path, "metrics.jsonl");
-    if (!existsSync(file)) return;
-    const kept = readFileSync(file, "utf8")
-      .split("\n")
-      .filter((line) => {
-        try {
-          return line !== "" && (JSON.parse(line) as { step: number }).step <= step;
-        } catch {
-          return false; // a line cut short by a kill
-        }
-      });
-    const lines = kept.map((line) => `${line}\n`).join("");
-    writeFileAtomically(file, (append) => append(new TextEncoder().encode(lines)));
+    this.#metrics.truncate(step);
   }
 
-  /** Writes a checkpoint aside and renames it into place, then removes all but the newest `keep`. Returns its path. */
-  saveCheckpoint(state: TrainerState, variables: readonly Variable[], device: Device, keep: number): string {
-    const directory = join(this.path, "checkpoints");
-    const final = join(directory, `step-${state.step}`);
-    const aside = join(directory, `.step-${state.step}.tmp`);
-    const tensors = new Map<string, MemoryStorage>(variables.map((v) => [v.name, { kind: "memory", ...device.read(v) }]));
-    this.#refuseNotFinite(state.step, tensors);
-    makeDirectory(directory);
+  #logging(write: () => void): void {
     try {
-      rmSync(aside, { recursive: true, force: true });
-      mkdirSync(aside);
-      writeSafetensors(join(aside, "state.safetensors"), tensors);
-      writeJson(join(aside, "trainer.json"), state);
-      rmSync(final, { recursive: true, force: true });
-      renameSync(aside, final);
+      write();
     } catch (cause) {
-      rmSync(aside, { recursive: true, force: true });
-      const reason = cause instanceof EspalierError ? cause.message : `${(cause as Error).message}.`;
+      const { code, message } = cause as NodeJS.ErrnoException;
+      const full = code === "ENOSPC" || code === "EDQUOT";
+      const why = full ? `the disk or quota is full (${code})` : message;
       throw new EspalierError(
-        "checkpoint-failed",
-        `Could not write the checkpoint of step ${state.step} to ${final}: ${reason} ${this.#lastCheckpoint()}`,
+        full ? "disk-full" : "not-writable",
+        `${this.#metrics.file}: cannot be written, ${why}. ${this.#lastCheckpoint()}`,
         { cause },
       );
     }
-    // Never the one just written, whatever `keep` says and whatever higher numbers lie there.
-    const others = this.checkpoints().filter(({ path }) => path !== final);
-    for (const { path } of others.slice(0, Math.max(0, others.length + 1 - keep))) rmSync(path, { recursive: true, force: true });
-    return final;
+  }
+
+  /** Writes a checkpoint, then removes all but the newest `keep`, and those of later steps: this run never reached them. Returns its path. */
+  saveCheckpoint(state: TrainerState, variables: readonly Variable[], device: Device, keep: number): string {
+    const directory = join(this.path, "checkpoints");
+    const path = join(directory, `step-${state.step}`);
+    try {
+      if (!existsSync(directory)) {
+        makeDirectory(directory);
+        flushDirectory(this.path);
+      }
+      // The steps that the checkpoint stands for, before the checkpoint.
+      this.#metrics.flush();
+      writeCheckpoint(path, state, variables, device);
+      const others = this.checkpoints().filter((other) => other.step !== state.step);
+      const earlier = others.filter(({ step }) => step < state.step);
+      const kept = new Set(earlier.slice(Math.max(0, earlier.length + 1 - keep)));
+      for (const other of others) if (!kept.has(other)) removeCheckpoint(other.path);
+    } catch (cause) {
+      const reason = cause instanceof EspalierError ? cause.message : `${(cause as Error).message}.`;
+      if (cause instanceof EspalierError && cause.code === "not-finite")
+        throw new EspalierError(
+          "not-finite",
+          `Step ${state.step}: ${reason}, so no checkpoint of it is written. ${this.#lastCheckpoint()} Lower the learning rate or lengthen the warm-up.`,
+          { cause },
+        );
+      throw new EspalierError(
+        "checkpoint-failed",
+        `Could not write the checkpoint of step ${state.step} to ${path}: ${reason} ${this.#lastCheckpoint()}`,
+        { cause },
+      );
+    }
+    return path;
   }
 
   #lastCheckpoint(): string {
@@ -122,19 +105,8 @@ export class RunDirectory {
     return last ? `The checkpoint of step ${last.step} is intact in ${last.path}.` : "There is no earlier checkpoint.";
   }
 
-  /** A loss is measured before the update that it causes: weights that the last update broke must not pass for the last good ones. */
-  #refuseNotFinite(step: number, tensors: ReadonlyMap<string, MemoryStorage>): void {
-    for (const [name, { dtype, data }] of tensors) {
-      if (!isFloat(dtype) || (data as Float32Array).every(Number.isFinite)) continue;
-      throw new EspalierError(
-        "not-finite",
-        `Step ${step}: "${name}" holds NaN or infinite values after the update, so no checkpoint of it is written. ${this.#lastCheckpoint()} Lower the learning rate or lengthen the warm-up.`,
-      );
-    }
-  }
-
-  /** Finished checkpoints, the oldest first. */
-  checkpoints(): { step: number; path: string }[] {
+  /** Checkpoints, the oldest first. Unfinished ones have no such name. */
+  checkpoints(): CheckpointPlace[] {
     const directory = join(this.path, "checkpoints");
     if (!existsSync(directory)) return [];
     return readdirSync(directory)
@@ -145,36 +117,35 @@ export class RunDirectory {
       .sort((a, b) => a.step - b.step);
   }
 
-  latestCheckpoint(): { step: number; path: string } | undefined {
+  latestCheckpoint(): CheckpointPlace | undefined {
     return this.checkpoints().at(-1);
+  }
+
+  /**
+   * The newest checkpoint whose files are as they were written; `onDamage` hears of newer ones that are not.
+   *
+   * @throws EspalierError `checkpoint-damaged` when there are checkpoints and none is intact
+   */
+  intactCheckpoint(onDamage: (message: string) => void): CheckpointPlace | undefined {
+    const all = this.checkpoints().reverse();
+    const damages: string[] = [];
+    for (const checkpoint of all) {
+      const damage = damageOf(checkpoint.path);
+      if (damage === undefined) {
+        for (const found of damages) onDamage(`${found} The run goes on from step ${checkpoint.step}.`);
+        return checkpoint;
+      }
+      damages.push(`${checkpoint.path} is damaged: ${damage}.`);
+    }
+    if (all.length === 0) return undefined;
+    throw new EspalierError(
+      "checkpoint-damaged",
+      `${this.path} cannot be resumed, no checkpoint is as it was written. ${damages.join(" ")} Restore one of them, or start the run anew (--replace).`,
+    );
   }
 
   /** Puts the values of a checkpoint into the variables and returns its state. */
   loadCheckpoint(path: string, variables: readonly Variable[], device: Device): TrainerState {
-    const { tensors } = openSafetensors(join(path, "state.safetensors"));
-    for (const v of variables) {
-      const stored = tensors.get(v.name);
-      if (!stored)
-        throw new EspalierError(
-          "checkpoint-mismatch",
-          `${path}: the checkpoint lacks "${v.name}"; it was written by a run with other methods or another optimizer.`,
-        );
-      if (stored.shape.join() !== v.shape.join() || stored.dtype !== v.dtype)
-        throw new EspalierError(
-          "checkpoint-mismatch",
-          `${path}: "${v.name}" is ${stored.dtype} [${stored.shape.join(", ")}] in the checkpoint and ${v.dtype} [${v.shape.join(", ")}] in this run; it was written by a run with other options.`,
-        );
-      device.release(v);
-      // In memory: this checkpoint's files will make room for newer ones.
-      v.storage = { kind: "memory", dtype: v.dtype, shape: v.shape, data: readStorage(stored) };
-    }
-    const file = join(path, "trainer.json");
-    const state = stateSchema.safeParse(readJsonObject(file));
-    if (!state.success)
-      throw new EspalierError(
-        "checkpoint-json",
-        `${file}: must say the run's step and tokens in whole numbers. Remove this checkpoint to resume from the one before.`,
-      );
-    return state.data;
+    return readCheckpoint(path, variables, device);
   }
 }

@@ -4,7 +4,9 @@ import type { Device } from "../runtime/index.ts";
 import type { Method } from "./method.ts";
 import type { Objective } from "./objectives/index.ts";
 import type { Optimizer } from "./optimizers/index.ts";
+import type { RunLock } from "./run-lock.ts";
 import type { Schedule } from "./schedules.ts";
+import type { StepMilliseconds } from "./step-runner.ts";
 
 export interface TrainOptions {
   model: Module;
@@ -21,10 +23,24 @@ export interface TrainOptions {
   accumulate?: number;
   /** Gradients are scaled down to this global norm; Infinity: never. Default 1. */
   maxGradientNorm?: number;
+  /**
+   * A batch whose loss or gradients are not finite stops the run, or is skipped: weights, moments and the number of updates are then as if it had not
+   * been, bit for bit. Of an accumulated step only that batch is left out, or the whole step where only the sum of the gradients tells. Default "stop".
+   */
+  notFinite?: "stop" | "skip";
+  /** That many steps in a row without an update, because batches were skipped, stop the run. Default 10. */
+  skipLimit?: number;
+  /**
+   * Computes the values of each block of the model (a module in a list, as its layers) again in the backward pass, rather than keep them: the
+   * intermediate values of one block in place of all, for about a third more time. Results are the same. Default false.
+   */
+  rematerialise?: boolean;
   /** Seed of dropout and of methods that draw. Default 0. */
   seed?: number;
-  /** Run directory; without one nothing is written. */
+  /** Run directory; without one nothing is written. It is locked while the run lasts. */
   directory?: string;
+  /** The directory's lock, where the caller holds it already. */
+  lock?: RunLock;
   /** Steps between checkpoints. Default: only at the end. */
   checkpointEvery?: number;
   /** Checkpoints kept. Default 2. */
@@ -36,23 +52,33 @@ export interface TrainOptions {
   evaluate?(step: number): Promise<Readonly<Record<string, number>>>;
   /** Recorded in run.json beside what the trainer knows itself. */
   config?: Readonly<Record<string, unknown>>;
-  /** Continue from the newest checkpoint of `directory`. Without it the directory must not hold a run. */
+  /** Continue from the newest intact checkpoint of `directory`. Without it the directory must not hold a run. */
   resume?: boolean;
   /** Ends the run after the present step, with a checkpoint. */
   signal?: AbortSignal;
   onStep?(report: StepReport): void;
   onEvaluation?(step: number, metrics: Readonly<Record<string, number>>): void;
+  /** A checkpoint was written. */
+  onCheckpoint?(step: number, path: string): void;
+  /** What the user should know and what does not stop the run: a damaged checkpoint, a skipped batch. Default: a warning on the console. */
+  onNotice?(message: string): void;
 }
 
 export interface StepReport {
   step: number;
   steps: number;
+  /** NaN when every batch of the step was skipped. */
   loss: number;
   learningRate: number;
   gradientNorm: number;
+  /** Tokens trained on so far. */
   tokens: number;
   /** Compilation not counted. */
   tokensPerSecond: number;
+  /** Where the step's time went, in milliseconds; compilation not counted. */
+  milliseconds: StepMilliseconds;
+  /** Batches of this step that were left out because they were not finite. */
+  skippedBatches: number;
   /** Bytes of the process in memory. */
   memory: number;
 }
@@ -62,11 +88,22 @@ export interface TrainResult {
   interrupted: boolean;
   tokens: number;
   seconds: number;
+  /** Where they went, in milliseconds. */
+  milliseconds: RunMilliseconds;
   /** Of the steps alone: neither compilation nor a program's first run, nor evaluation counts. */
   tokensPerSecond: number;
   lastLoss: number;
+  /** Batches that this call left out because they were not finite. */
+  skippedBatches: number;
   /** The most bytes that the process ever had in memory. */
   peakMemory: number;
   /** The newest checkpoint, when there is a run directory. */
   checkpoint?: string;
+}
+
+export interface RunMilliseconds extends StepMilliseconds {
+  /** Tracing and compiling programs. */
+  compile: number;
+  checkpoints: number;
+  evaluations: number;
 }

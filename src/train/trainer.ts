@@ -1,21 +1,30 @@
 import { type BatchSource, ReadAhead } from "../data/index.ts";
-import { EspalierError, type Traced, type Variable } from "../graph/index.ts";
-import { randomInputs } from "../nn/index.ts";
-import { type HostTensor, hostTensor, type Jit, jitTraced } from "../runtime/index.ts";
+import { EspalierError, type Variable } from "../graph/index.ts";
+import { initialState, type TrainerState } from "./checkpoint.ts";
+import { withMemoryAdvice } from "./memory-advice.ts";
 import { applyWeights } from "./method.ts";
 import { MethodSet } from "./method-set.ts";
 import type { OptimizerState, ParameterGroup } from "./optimizers/index.ts";
-import { RunDirectory, type TrainerState } from "./run-directory.ts";
-import { Accumulator, type StepOptions, stepFeeds, traceStep } from "./step.ts";
-import type { TrainOptions, TrainResult } from "./train-options.ts";
+import { RunDirectory } from "./run-directory.ts";
+import { lockRun } from "./run-lock.ts";
+import type { StepOptions } from "./step.ts";
+import { type StepOutcome, StepRunner } from "./step-runner.ts";
+import type { RunMilliseconds, TrainOptions, TrainResult } from "./train-options.ts";
 
 /** Trains the model's unfrozen parameters in place. */
 export async function train(options: TrainOptions): Promise<TrainResult> {
-  const trainer = new Trainer(options);
+  checkOptions(options);
+  const run = options.directory === undefined ? undefined : new RunDirectory(options.directory);
+  const lock = run && !options.lock ? lockRun(run.path) : undefined;
   try {
-    return await trainer.run();
+    const trainer = new Trainer(options, run);
+    try {
+      return await trainer.run();
+    } finally {
+      await trainer.dispose();
+    }
   } finally {
-    await trainer.dispose();
+    lock?.release();
   }
 }
 
@@ -23,7 +32,6 @@ class Trainer {
   readonly #o: TrainOptions;
   readonly #accumulate: number;
   readonly #data: BatchSource;
-  readonly #batches: ReadAhead;
   readonly #optimizer: OptimizerState;
   readonly #methods: MethodSet;
   readonly #variables: readonly Variable[];
@@ -31,19 +39,24 @@ class Trainer {
   readonly #lasting: readonly Variable[];
   readonly #stepOptions: StepOptions;
   readonly #run: RunDirectory | undefined;
-  /** One program for each shape of a batch. */
-  readonly #program: Jit<string, string>;
-  /** With accumulation, the update that follows the last batch. */
-  readonly #update: Jit<string, string> | undefined;
-  #compiled = 0;
-  #state: TrainerState = { step: 0, tokens: 0, updates: {}, methods: [] };
+  readonly #runner: StepRunner;
+  readonly #notice: (message: string) => void;
+  readonly #milliseconds: RunMilliseconds = { data: 0, session: 0, compile: 0, checkpoints: 0, evaluations: 0, rest: 0 };
+  /** Of steps whose programs were compiled before. */
+  readonly #timed = { tokens: 0, milliseconds: 0 };
+  #state: TrainerState = initialState();
+  #skippedBatches = 0;
+  #lastLoss = Number.NaN;
+  #checkpoint: string | undefined;
+  /** The step whose state lies in a checkpoint. */
+  #saved = 0;
 
-  constructor(options: TrainOptions) {
+  constructor(options: TrainOptions, run: RunDirectory | undefined) {
     this.#o = options;
-    const { model, device, methods = [], accumulate = 1, maxGradientNorm = 1 } = options;
-    this.#run = options.directory === undefined ? undefined : new RunDirectory(options.directory);
-    // Two runs in one directory would mix their metrics and remove each other's checkpoints.
-    const older = options.resume ? undefined : this.#run?.latestCheckpoint();
+    const { model, device, methods = [], accumulate = 1, maxGradientNorm = 1, notFinite = "stop", seed = 0 } = options;
+    this.#notice = options.onNotice ?? ((message) => console.warn(message));
+    this.#run = run;
+    const older = options.resume ? undefined : run?.latestCheckpoint();
     if (older)
       throw new EspalierError(
         "run-exists",
@@ -54,7 +67,6 @@ class Trainer {
     const parameters = model.trainableParameters();
     this.#methods = new MethodSet(methods, parameters);
     this.#data = this.#methods.data(options.data);
-    this.#batches = new ReadAhead(this.#data, options.steps * accumulate);
     this.#optimizer = options.optimizer.create(this.#methods.groups);
     this.#lasting = [...parameters, ...this.#methods.variables];
     this.#variables = [...this.#lasting, ...this.#optimizer.variables];
@@ -63,87 +75,79 @@ class Trainer {
       objective: this.#methods.objective(options.objective),
       optimizer: this.#optimizer,
       ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }),
+      rematerialise: options.rematerialise,
     };
-    const accumulator = accumulate > 1 ? new Accumulator(this.#stepOptions) : undefined;
-    const counted = (trace: () => Traced): Traced => {
-      this.#compiled++;
-      return trace();
-    };
-    this.#program = jitTraced(device, (types) =>
-      counted(() => (accumulator ? accumulator.traceBatch(types) : traceStep(types, this.#stepOptions))),
-    );
-    this.#update = accumulator && jitTraced(device, () => counted(() => accumulator.traceUpdate()));
+    const batches = new ReadAhead(this.#data, options.steps * accumulate);
+    this.#runner = new StepRunner({ ...this.#stepOptions, device, batches, accumulate, seed, notFinite });
   }
 
   async run(): Promise<TrainResult> {
-    try {
-      return await this.#steps();
-    } finally {
-      // After an error too: what was trained until then outlives the device.
+    const persist = () => {
       for (const v of this.#lasting) this.#o.device.persist(v);
+    };
+    let result: TrainResult;
+    try {
+      result = await this.#steps();
+    } catch (error) {
+      // What was trained until then outlives the device. Where there is no memory for that either, the first error says more.
+      await Promise.resolve()
+        .then(persist)
+        .catch(() => undefined);
+      throw withMemoryAdvice(error);
     }
+    persist();
+    return result;
   }
 
   async #steps(): Promise<TrainResult> {
-    const { steps, signal, device, model } = this.#o;
+    const { steps, signal } = this.#o;
     const started = performance.now();
-    this.#start();
+    await this.#start();
     const state = this.#state;
     const firstTokens = state.tokens;
-    let lastLoss = Number.NaN;
-    let checkpoint = this.#run?.latestCheckpoint()?.path;
-    let saved = state.step;
-    const save = () => {
-      if (!this.#run || saved === state.step) return;
-      checkpoint = this.#run.saveCheckpoint({ ...state, methods: this.#methods.state() }, this.#variables, device, this.#o.keep ?? 2);
-      saved = state.step;
-    };
-    const timed = { tokens: 0, milliseconds: 0 };
     while (state.step < steps && !signal?.aborted) {
-      const { loss, gradientNorm, tokens, learningRate, description, milliseconds, warm } = await this.#step(state.step + 1);
-      if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) this.#stop(state.step + 1, loss, gradientNorm, description, checkpoint);
-      state.step++;
-      state.tokens += tokens;
-      const { step } = state;
-      lastLoss = loss;
-      if (warm) {
-        timed.tokens += tokens;
-        timed.milliseconds += milliseconds;
-      }
-      const tokensPerSecond = (tokens / milliseconds) * 1000;
-      this.#run?.log({ step, loss, learningRate, gradientNorm, tokens: state.tokens, tokensPerSecond });
-      const memory = process.memoryUsage().rss;
-      const report = { step, steps, loss, learningRate, gradientNorm, tokens: state.tokens, tokensPerSecond, memory };
-      this.#o.onStep?.(report);
-      await this.#methods.afterStep(report, { model, device, objective: this.#stepOptions.objective, data: this.#data });
-      // Before the evaluation, which may fail or be interrupted.
-      if (step === steps || (this.#o.checkpointEvery && step % this.#o.checkpointEvery === 0)) save();
-      if (this.#o.evaluate && (step === steps || (this.#o.evaluateEvery && step % this.#o.evaluateEvery === 0))) {
-        const metrics = await this.#o.evaluate(step);
-        this.#run?.logEvaluation(step, metrics);
-        this.#o.onEvaluation?.(step, metrics);
-      }
+      const began = performance.now();
+      const counted = this.#counted();
+      await this.#step();
+      this.#milliseconds.rest += performance.now() - began - (this.#counted() - counted);
     }
-    save();
+    this.#save();
     const seconds = (performance.now() - started) / 1000;
-    const tokensPerSecond = timed.milliseconds > 0 ? (timed.tokens / timed.milliseconds) * 1000 : (state.tokens - firstTokens) / seconds;
-    const peakMemory = process.resourceUsage().maxRSS * 1024;
-    const interrupted = state.step < steps;
-    return { steps: state.step, interrupted, tokens: state.tokens, seconds, tokensPerSecond, lastLoss, peakMemory, checkpoint };
+    const { tokens, milliseconds } = this.#timed;
+    return {
+      steps: state.step,
+      interrupted: state.step < steps,
+      tokens: state.tokens,
+      seconds,
+      milliseconds: { ...this.#milliseconds },
+      tokensPerSecond: milliseconds > 0 ? (tokens / milliseconds) * 1000 : (state.tokens - firstTokens) / seconds,
+      lastLoss: this.#lastLoss,
+      skippedBatches: this.#skippedBatches,
+      peakMemory: process.resourceUsage().maxRSS * 1024,
+      checkpoint: this.#checkpoint,
+    };
   }
 
-  #start(): void {
-    const { optimizer, methods = [], steps, seed = 0, config, resume } = this.#o;
+  /** All that has a name of its own; the rest is what remains of the steps. */
+  #counted(): number {
+    const { data, session, compile, checkpoints, evaluations } = this.#milliseconds;
+    return data + session + compile + checkpoints + evaluations;
+  }
+
+  async #start(): Promise<void> {
+    const { optimizer, methods = [], steps, seed = 0, config, resume, device } = this.#o;
     this.#run?.sweep();
-    const latest = resume ? this.#run?.latestCheckpoint() : undefined;
+    const latest = resume ? this.#run?.intactCheckpoint(this.#notice) : undefined;
     if (resume && !latest)
       throw new EspalierError(
         "nothing-to-resume",
         `${this.#o.directory ?? "The run"} holds no finished checkpoint to resume from; start it without resume.`,
       );
     if (latest) {
-      this.#state = this.#run!.loadCheckpoint(latest.path, this.#variables, this.#o.device);
+      this.#state = this.#run!.loadCheckpoint(latest.path, this.#variables, device);
       this.#methods.restore(this.#state.methods);
+      this.#checkpoint = latest.path;
+      this.#saved = this.#state.step;
     } else {
       this.#run?.writeRun({
         ...config,
@@ -154,76 +158,145 @@ class Trainer {
         seed,
         accumulate: this.#accumulate,
         maxGradientNorm: this.#o.maxGradientNorm ?? 1,
+        notFinite: this.#o.notFinite ?? "stop",
         node: process.version,
       });
     }
     this.#run?.truncateMetrics(latest ? this.#state.step : -1);
     if (!latest && this.#o.baseline) this.#run?.logEvaluation(0, this.#o.baseline);
+    // The run was killed between a checkpoint and the evaluation that follows it.
+    if (latest && this.#state.step > 0) await this.#evaluate();
   }
 
-  async #step(step: number) {
-    const { steps, seed = 0 } = this.#o;
-    const began = performance.now();
-    const compiledBefore = this.#compiled;
-    let compiling = 0;
-    const prepare = async (program: Jit<string, string>, feeds: Readonly<Record<string, HostTensor>>) => {
-      const [before, count] = [performance.now(), this.#compiled];
-      await program.prepare(feeds);
-      if (this.#compiled > count) compiling += performance.now() - before;
-    };
+  async #step(): Promise<void> {
+    const { steps, device, model, checkpointEvery } = this.#o;
+    const state = this.#state;
+    const step = state.step + 1;
     const learningRate = this.#o.optimizer.learningRate * (this.#o.schedule?.(step, steps) ?? 1);
-    const open = this.#methods.choose(step);
-    const updates = Object.fromEntries(Object.entries(open).map(([gate, on]) => [gate, (this.#state.updates[gate] ?? 0) + (on ? 1 : 0)]));
-    const scalars = stepFeeds(this.#optimizer, {
-      learningRate,
-      // The scalars of a closed gate are not used.
-      updates: ({ gate }: ParameterGroup) => (gate === undefined ? step : Math.max(1, updates[gate]!)),
-      open,
+    let updates: Record<string, number> = {};
+    const outcome = await this.#runner.run(step, () => {
+      const open = this.#methods.choose(step);
+      updates = Object.fromEntries(Object.entries(open).map(([gate, on]) => [gate, (state.updates[gate] ?? 0) + (on ? 1 : 0)]));
+      const scalars = {
+        learningRate,
+        // The scalars of a closed gate are not used.
+        updates: ({ gate }: ParameterGroup) => (gate === undefined ? step - state.withoutUpdate : Math.max(1, updates[gate]!)),
+        open,
+      };
+      return { scalars, further: this.#methods.inputs(step) };
     });
-    const further = this.#methods.inputs(step);
-    let [total, weight, tokens, gradientNorm] = [0, 0, 0, 0];
-    const descriptions: string[] = [];
-    for (let part = 0; part < this.#accumulate; part++) {
-      const index = (step - 1) * this.#accumulate + part;
-      const batch = await this.#batches.take(index);
-      const feeds = { ...batch.feeds, ...further };
-      await prepare(this.#program, feeds);
-      const out = await this.#program(feeds, { ...scalars, ...randomFeeds(seed, index) });
-      total += Number(out.total!.data[0]);
-      weight += Number(out.weight!.data[0]);
-      tokens += batch.tokens;
-      descriptions.push(batch.description);
-      if (out.gradientNorm) gradientNorm = Number(out.gradientNorm.data[0]);
-    }
-    if (this.#update) {
-      await prepare(this.#update, {});
-      gradientNorm = Number((await this.#update({}, scalars)).gradientNorm!.data[0]);
-    }
-    this.#state.updates = updates;
-    return {
-      loss: weight === 0 ? 0 : total / weight,
-      gradientNorm,
-      tokens,
-      learningRate,
-      description: descriptions.join("; "),
-      milliseconds: performance.now() - began - compiling,
-      warm: this.#compiled === compiledBefore,
-    };
+    if (outcome.skipped.length > 0) this.#skip(step, outcome);
+    else if (!outcome.updated) this.#targetless(step);
+    state.step = step;
+    state.tokens += outcome.tokens;
+    if (outcome.updated) Object.assign(state, { updates, skippedInRow: 0, targetlessInRow: 0 });
+    else state.withoutUpdate++;
+    this.#lastLoss = outcome.loss;
+    const report = this.#report(outcome, learningRate);
+    this.#o.onStep?.(report);
+    if (outcome.updated) await this.#methods.afterStep(report, { model, device, objective: this.#stepOptions.objective, data: this.#data });
+    // Before the evaluation, which may fail or be interrupted.
+    if (step === steps || (checkpointEvery && step % checkpointEvery === 0)) this.#save();
+    await this.#evaluate();
   }
 
-  #stop(step: number, loss: number, gradientNorm: number, batch: string, checkpoint: string | undefined): never {
-    const what = Number.isFinite(loss) ? `gradient norm became ${gradientNorm}` : `loss became ${loss}`;
-    const last = checkpoint ? `The last finite checkpoint is ${checkpoint}.` : "No checkpoint was written before.";
-    throw new EspalierError(
-      "not-finite",
-      `Step ${step}: the ${what} on ${batch}. ${last} Lower the learning rate, lengthen the warm-up, or look at that batch.`,
-    );
+  #report({ loss, gradientNorm, milliseconds, tokens, warm, skippedBatches }: StepOutcome, learningRate: number) {
+    const { step, tokens: all } = this.#state;
+    const { data, session, rest, compile } = milliseconds;
+    const taken = data + session + rest;
+    this.#milliseconds.data += data;
+    this.#milliseconds.session += session;
+    this.#milliseconds.compile += compile;
+    if (warm) {
+      this.#timed.tokens += tokens;
+      this.#timed.milliseconds += taken;
+    }
+    const tokensPerSecond = (tokens / taken) * 1000;
+    this.#run?.log({
+      step,
+      loss,
+      learningRate,
+      gradientNorm,
+      tokens: all,
+      ...(skippedBatches > 0 && { skippedBatches }),
+      tokensPerSecond,
+      dataMilliseconds: data,
+      sessionMilliseconds: session,
+      restMilliseconds: rest,
+    });
+    const common = { step, steps: this.#o.steps, loss, learningRate, gradientNorm, tokens: all, tokensPerSecond, skippedBatches };
+    return { ...common, milliseconds: { data, session, rest }, memory: process.memoryUsage.rss() };
+  }
+
+  #save(): void {
+    const state = this.#state;
+    if (!this.#run || this.#saved === state.step) return;
+    const began = performance.now();
+    const whole = { ...state, methods: this.#methods.state() };
+    this.#checkpoint = this.#run.saveCheckpoint(whole, this.#variables, this.#o.device, this.#o.keep ?? 2);
+    this.#saved = state.step;
+    this.#milliseconds.checkpoints += performance.now() - began;
+    this.#o.onCheckpoint?.(state.step, this.#checkpoint);
+  }
+
+  /** The evaluation that is due after the present step, unless it was made before the run was killed. */
+  async #evaluate(): Promise<void> {
+    const { steps, evaluateEvery } = this.#o;
+    const { step } = this.#state;
+    const due = step === steps || (evaluateEvery && step % evaluateEvery === 0);
+    if (!this.#o.evaluate || !due || this.#run?.holdsEvaluation(step)) return;
+    const began = performance.now();
+    const metrics = await this.#o.evaluate(step);
+    this.#milliseconds.evaluations += performance.now() - began;
+    this.#run?.logEvaluation(step, metrics);
+    this.#o.onEvaluation?.(step, metrics);
+  }
+
+  /** Stops the run, or says what was left out. */
+  #skip(step: number, { skipped, updated }: StepOutcome): void {
+    const { notFinite = "stop", skipLimit = 10 } = this.#o;
+    const [{ what, batch }] = skipped as [{ what: string; batch: string }];
+    const last = this.#checkpoint ? `The last finite checkpoint is ${this.#checkpoint}.` : "No checkpoint was written before.";
+    const advice = "Lower the learning rate, lengthen the warm-up, or look at that batch.";
+    if (notFinite === "stop") throw new EspalierError("not-finite", `Step ${step}: the ${what} on ${batch}. ${last} ${advice}`);
+    this.#skippedBatches += skipped.length;
+    for (const { what, batch } of skipped) this.#notice(`Step ${step}: the ${what} on ${batch}, which is skipped.`);
+    if (updated) return;
+    this.#state.skippedInRow++;
+    if (this.#state.skippedInRow >= skipLimit)
+      throw new EspalierError(
+        "not-finite",
+        `Step ${step}: the ${what} on ${batch}, and ${this.#state.skippedInRow} steps in a row were skipped for such reasons: it is not single batches. ${last} ${advice}`,
+      );
+  }
+
+  /** Nothing is learned from batches whose targets are all ignored; where all are so, the data were not meant like this. */
+  #targetless(step: number): void {
+    const state = this.#state;
+    if (state.targetlessInRow === 0)
+      this.#notice(`Step ${step}: its batch has no target that counts (all are padding or ignored), so nothing is learned from it.`);
+    state.targetlessInRow += this.#accumulate;
+    const { batchesPerEpoch } = this.#data;
+    if (state.targetlessInRow >= Math.max(2, batchesPerEpoch))
+      throw new EspalierError(
+        "no-targets",
+        `Not one target in ${state.targetlessInRow} batches counts, and an epoch has ${batchesPerEpoch}: all are padding or ignored (-100). Look at the labels, at what is masked, and at what truncation leaves of the sequences.`,
+      );
   }
 
   async dispose(): Promise<void> {
-    await this.#program.dispose();
-    await this.#update?.dispose();
+    await this.#runner.dispose();
   }
+}
+
+function checkOptions(options: TrainOptions): void {
+  for (const name of ["steps", "accumulate", "checkpointEvery", "evaluateEvery", "keep", "skipLimit"] as const) {
+    const value = options[name];
+    if (value !== undefined && !(Number.isInteger(value) && value >= 1))
+      throw new EspalierError("bad-option", `train: ${name} must be a whole number of at least 1, got ${value}.`);
+  }
+  if (!(options.data.batchesPerEpoch >= 1))
+    throw new EspalierError("empty-data", "train: the data have no batch, so there is nothing to learn from. Give at least one example.");
 }
 
 /** Checkpoints know variables by their names. */
@@ -233,12 +306,4 @@ function refuseDuplicates(variables: readonly Variable[]): void {
     if (seen.has(name)) throw new EspalierError("duplicate-name", `Two variables of the run are called "${name}"; rename one.`);
     seen.add(name);
   }
-}
-
-/** Inputs of the counter-based random numbers; a program without any ignores them. */
-function randomFeeds(seed: number, step: number): Record<string, HostTensor> {
-  return {
-    [randomInputs.seed]: hostTensor("int32", [], Int32Array.of(seed | 0)),
-    [randomInputs.step]: hostTensor("int32", [], Int32Array.of(step)),
-  };
 }
