@@ -38,7 +38,7 @@ await runCommand(async () => {
   const flags = await parseTrainFlags([...job, ...process.argv.slice(2)]);
   const summary = await runTrain(flags, terminal);
   terminal.line();
-  terminal.line(`bits per byte of held-out chapters: ${summary.baseMetric.toFixed(3)} before, ${summary.finalMetric.toFixed(3)} after`);
+  terminal.line(`bits per byte of held-out chapters: ${summary.baseMetric!.toFixed(3)} before, ${summary.finalMetric.toFixed(3)} after`);
   await samples(terminal, "before", loadCausalLM(defaultModel).freeze(), await tokenizerFromDirectory(defaultModel));
   const adapted = await openLanguageModel(undefined, summary.adapter);
   await samples(terminal, "after", adapted.model, adapted.tokenizer);

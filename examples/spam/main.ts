@@ -46,7 +46,7 @@ function figures({ before, after, majorityAccuracy }: TrainSummary): string[] {
   return [
     `${"on held-out mail".padEnd(34)} ${"accuracy".padStart(8)} ${"F1 spam".padStart(8)} ${"ROC AUC".padStart(8)}`,
     row("majority class (always ham)", majorityAccuracy!, 0, 0.5),
-    row("sapling, zero-shot", before.accuracy!, before.f1, before.rocAuc),
+    row("sapling, zero-shot", before!.accuracy!, before!.f1, before!.rocAuc),
     row("sapling + LoRA", after.accuracy!, after.f1, after.rocAuc),
   ];
 }

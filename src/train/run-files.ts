@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 
 /** What a run writes, by folder ("" is the run directory itself). Whatever else lies there belongs to the user. */
 const written: Readonly<Record<string, RegExp>> = {
-  "": /^(run\.json|metrics\.jsonl)$/,
+  "": /^(run\.json|metrics\.jsonl|report\.md|loss\.svg|events\.out\.tfevents\.\d{10}\.espalier)$/,
   checkpoints: /^step-\d+$/,
   adapter: /^(adapter_config\.json|adapter_model\.safetensors|espalier\.json)$/,
   "trained-model": /^(.+\.json|model\.safetensors|tokenizer\.model|vocab\.txt|merges\.txt|chat_template\.jinja|licen[cs]e.*)$/i,

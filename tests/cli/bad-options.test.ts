@@ -17,7 +17,7 @@ describe("wrong usage ends with code 2 and says what is wanted", () => {
     [[...train, "--rank", "2.5"], "It must be a whole number of at least 1."],
     [[...train, "--dropout", "1"], "It must be a number between 0 and 0.99."],
     [[...train, "--learning-rate", "fast"], "It must be a number of at least"],
-    [[...train, "--schedule", "step"], "Allowed choices are constant, linear, cosine."],
+    [[...train, "--schedule", "step"], "Allowed choices are constant, linear, cosine, cosine-restarts"],
     [[...train, "--resume", "--replace"], "option '--replace' cannot be used with option '--resume [run]'"],
     [["trian"], "error: unknown command 'trian'\n(Did you mean train?)"],
     [["merge", "--adapter", "a", "--output", "b", "--dtype", "f8"], "Allowed choices are f32, bf16."],

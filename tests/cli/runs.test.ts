@@ -56,6 +56,8 @@ describe("a directory that holds a run", () => {
         ...[
           "run.json",
           "metrics.jsonl",
+          "report.md",
+          "loss.svg",
           "checkpoints/step-2/state.safetensors",
           "checkpoints/step-2/trainer.json",
           "checkpoints/best/more",

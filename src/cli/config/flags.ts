@@ -29,7 +29,16 @@ function flagOf(key: string, option: RunOption, withDefault: boolean): Option {
   const { schema, value, byDefault } = option;
   const fallback = defaultOf(schema);
   const described = byDefault ?? (fallback === undefined ? undefined : String(fallback));
-  const shown = withDefault && fallback !== undefined ? "" : described === "required" ? "" : described ? ` (default: ${described})` : "";
+  const shown =
+    withDefault && fallback !== undefined
+      ? ""
+      : described === "required" || fallback === false
+        ? ""
+        : described
+          ? ` (default: ${described})`
+          : "";
+  // What is done unless told is switched off.
+  if (fallback === true) return new Option(flagName(key).replace("--", "--no-"), option.help);
   const flag = new Option(`${flagName(key)}${value ? ` ${value}` : ""}`, `${option.help}${shown}`);
   if (withDefault && fallback !== undefined) flag.default(fallback, byDefault);
   if (!value) return flag;
@@ -43,3 +52,7 @@ function flagOf(key: string, option: RunOption, withDefault: boolean): Option {
     return parsed.data;
   });
 }
+
+/** What the arguments said, without what commander fills in by itself: a switch that is on unless told is not given by being on. */
+export const givenOptions = <T>(command: Command): T =>
+  Object.fromEntries(Object.entries(command.opts()).filter(([key]) => command.getOptionValueSource(key) !== "default")) as T;

@@ -4,7 +4,7 @@ import { z } from "zod";
 export interface RunOption<S extends z.ZodType = z.ZodType> {
   /** Values and default; its messages complete "It must be …". */
   readonly schema: S;
-  /** One line. */
+  /** One line. Of a switch that is on unless told: what `--no-…` does. */
   readonly help: string;
   /** What stands for the value in the usage, such as `<n>`. Absent: a switch. */
   readonly value?: string;

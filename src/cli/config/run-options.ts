@@ -2,7 +2,9 @@ import { z } from "zod";
 import { chatFormatNames } from "../../inputs/index.ts";
 import { catalogue } from "../../methods/catalogue.ts";
 import { baseDtypes } from "../../models/index.ts";
+import { optimizerNames } from "../../train/optimizers/index.ts";
 import { scheduleNames } from "../../train/schedules.ts";
+import { taskNames, taskNames } from "../../train/tasks/table.ts";
 import { defaultModel } from "../default-model.ts";
 import { list } from "../options.ts";
 import { namedValues } from "./named-values.ts";
@@ -28,18 +30,25 @@ export const dataOptions = {
     free: true,
   }),
   heldOut: option(between(0.001, 0.9).default(0.2), { help: "share of the data held out", value: "<share>" }),
-  task: option(oneOf(["classification", "language-modeling", "chat"]).optional(), {
+  task: option(oneOf(taskNames).optional(), {
     help: "what is learnt",
     value: "<task>",
-    byDefault: "classification when the data has labels, chat when it holds conversations",
+    byDefault: "as the data say",
   }),
   textColumn: option(text().optional(), { help: "column or key of the text", value: "<name>", byDefault: "text" }),
   labelColumn: option(text().optional(), { help: "column or key of the label", value: "<name>", byDefault: "label" }),
+  tokensColumn: option(text().optional(), { help: "column or key of the list of words", value: "<name>", byDefault: "tokens" }),
+  sourceColumn: option(text().optional(), { help: "column or key of the text to answer", value: "<name>", byDefault: "source, or text beside summary" }),
+  targetColumn: option(text().optional(), { help: "column or key of its answer", value: "<name>", byDefault: "target, or summary" }),
+  imageColumn: option(text().optional(), { help: "column or key of the image's path", value: "<name>", byDefault: "image" }),
+  audioColumn: option(text().optional(), { help: "column or key of the WAV file's path", value: "<name>", byDefault: "audio" }),
   template: option(text().optional(), {
-    help: "how a text is put to a classifier",
+    help: "how a text is put to the model, e.g. 'summarize: {text}'",
     value: "<text>",
-    byDefault: "{text} and a line 'Label:' for decoders, {text} for encoders",
+    byDefault: "{text}; for classifiers on decoders with a line 'Label:' after it",
   }),
+  maskShare: option(between(0.01, 1).optional(), { help: "share of the tokens that masked-lm hides", value: "<share>", byDefault: "0.15" }),
+  wholeWords: option(toggle().optional(), { help: "masked-lm hides the parts of a word together" }),
   chatFormat: option(oneOf(chatFormatNames).optional(), {
     help: "built-in chat format in place of the model's own template",
     value: "<name>",
@@ -91,10 +100,25 @@ export const trainingOptions = {
   steps: option(whole(1).optional(), { help: "optimizer steps, in place of epochs", value: "<n>" }),
   batchSize: option(whole(1).default(16), { help: "sequences per batch", value: "<n>" }),
   accumulate: option(whole(1).default(1), { help: "batches per optimizer step", value: "<n>" }),
+  optimizer: option(oneOf(optimizerNames).default("adamw"), { help: "rule of the updates", value: "<name>" }),
+  optimizerOptions: option(z.record(z.string(), z.unknown(), "It must be an object.").optional(), {
+    help: "further options of the optimizer, as name=value (several times) or JSON",
+    value: "<options>",
+    parse: namedValues,
+  }),
   learningRate: option(between(1e-12).default(1e-3), { help: "peak learning rate", value: "<x>" }),
   schedule: option(oneOf(scheduleNames).default("cosine"), { help: "learning-rate schedule", value: "<name>" }),
   warmup: option(between(0).default(0.05), { help: "steps, or share of all steps, of linear warm-up", value: "<n>" }),
   weightDecay: option(between(0).default(0), { help: "decoupled weight decay", value: "<x>" }),
+  maxGradientNorm: option(between(0).default(1), { help: "gradients are scaled down to this norm; 0: never", value: "<x>" }),
+  notFinite: option(oneOf(["stop", "skip"]).default("stop"), {
+    help: "what is done about a batch whose loss or gradient is not finite",
+    value: "<what>",
+  }),
+  rematerialise: option(toggle().default(false), {
+    help: "compute each block again for its gradient: less memory, a third more time",
+    free: true,
+  }),
   seed: option(whole(0).default(0), { help: "seed of split, order, initial values and dropout", value: "<n>" }),
 };
 
@@ -117,6 +141,9 @@ export const directoryOptions = {
 };
 
 export const machineOptions = {
+  baseline: option(toggle().default(true), { help: "do not measure the base model first", free: true }),
+  report: option(toggle().default(true), { help: "write no report.md", free: true }),
+  tensorboard: option(toggle().default(false), { help: "write TensorBoard's event files into the run directory", free: true }),
   threads: option(whole(1).optional(), { help: "processor threads", value: "<n>", byDefault: "all", free: true }),
   json: option(toggle().optional(), { help: "print the result as one JSON object in the last line", free: true }),
 };

@@ -1,9 +1,9 @@
 import { basename, join } from "node:path";
 import { writeFileAtomically } from "../../checkpoints/index.ts";
-import type { TrainSummary } from "../commands/train.ts";
 import { defaultOf, type RunOption } from "../config/run-option.ts";
 import { type RunOptions, runOptionGroups } from "../config/run-options.ts";
 import { formatBytes, formatCount, formatDuration, formatPercent } from "../terminal.ts";
+import type { TrainSummary } from "../training/summary.ts";
 import { lineChart, smoothed } from "./charts.ts";
 import { type RunMetrics, readMetrics } from "./metrics-file.ts";
 
@@ -57,7 +57,7 @@ function reportText(name: string, { options, summary, environment, sha256, sampl
   const { before, after, metric } = summary;
   const figures = table(
     ["held-out", "before", "after"],
-    Object.keys(after).map((key) => [key === metric ? `**${key}**` : key, figure(before[key]), figure(after[key])]),
+    Object.keys(after).map((key) => [key === metric ? `**${key}**` : key, figure(before?.[key]), figure(after[key])]),
   );
   const facts = table(
     ["", ""],
@@ -78,7 +78,7 @@ function reportText(name: string, { options, summary, environment, sha256, sampl
   return [
     `# ${name}`,
     "",
-    `${metric} on held-out data: **${figure(summary.baseMetric)} → ${figure(summary.finalMetric)}**`,
+    `${metric} on held-out data: **${before ? `${figure(summary.baseMetric)} → ` : ""}${figure(summary.finalMetric)}**`,
     "",
     figures,
     "",

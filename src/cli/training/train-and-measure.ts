@@ -1,0 +1,184 @@
+import { EspalierError, elementCount } from "../../graph/index.ts";
+import type { DecoderModel } from "../../models/index.ts";
+import { type Module, QuantizedLinear } from "../../nn/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import { applyWeights } from "../../train/method.ts";
+import { optimizerByName } from "../../train/optimizers/index.ts";
+import { RunDirectory } from "../../train/run-directory.ts";
+import { schedule } from "../../train/schedules.ts";
+import type { Task } from "../../train/tasks/task.ts";
+import type { TrainResult } from "../../train/train-options.ts";
+import { train } from "../../train/trainer.ts";
+import { environment } from "../config/environment.ts";
+import type { TrainFlags } from "../config/resolve-run.ts";
+import { recordedRunOptions } from "../config/run-options.ts";
+import { fingerprints } from "../fingerprints.ts";
+import { chosenMethods } from "../method-choice.ts";
+import { checkLength } from "../options.ts";
+import { readMetrics } from "../report/metrics-file.ts";
+import { writeReport } from "../report/report.ts";
+import { checkWritable, chooseRun, prepareRun } from "../run-choice.ts";
+import { Interrupted, type Interruption } from "../signals.ts";
+import { formatCount, formatDuration, formatPercent, type Terminal } from "../terminal.ts";
+import { prepareTask } from "../training-task.ts";
+import { formatMetrics, RunDisplay } from "./display.ts";
+import { saveTrained } from "./save-trained.ts";
+import type { Pause, TrainSummary } from "./summary.ts";
+
+interface Context {
+  /** Of the base model. */
+  directory: string;
+  terminal: Terminal;
+  interrupt: Interruption;
+  pause?: Pause | undefined;
+}
+
+/** A run from its data to its report. */
+export async function trainAndMeasure(flags: TrainFlags, { directory, terminal, interrupt, pause }: Context): Promise<TrainSummary> {
+  const started = performance.now();
+  const seconds = () => (performance.now() - started) / 1000;
+  checkBaseDtype(flags);
+  const run = chooseRun(flags);
+  const local = { ...flags, model: directory };
+  const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
+  const task = await prepareTask(local, device, terminal);
+  const { model } = task;
+  const methods = await chosenMethods(flags, directory, flags.seed);
+  const quantized = quantizedElements(model);
+  applyWeights(model, methods);
+  // Virtual tokens take their part of the context.
+  if (task.length !== undefined) checkLength(task.length, model as { contextLength?: number }, flags.model);
+  const [totalParameters, trainableParameters] = [quantized + elements(model.parameters()), elements(model.trainableParameters())];
+  terminal.line(
+    `${formatCount(trainableParameters)} of ${formatCount(totalParameters)} parameters are trained (${formatPercent(trainableParameters / totalParameters, 2)}).`,
+  );
+  for (const note of task.notes) terminal.line(note);
+
+  checkWritable(run);
+  const sha256 = fingerprints(local);
+  const resume = prepareRun(run, local, sha256);
+  if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
+  const before = await baseline();
+  const perEpoch = Math.max(1, Math.floor(task.train.batchesPerEpoch / flags.accumulate));
+  const steps = flags.steps ?? Math.max(1, Math.round((flags.epochs ?? 1) * perEpoch));
+  const pauseAt = pause && Math.max(1, Math.round(pause.until * steps));
+  const display = new RunDisplay(terminal, { steps, directory: run, tensorboard: flags.tensorboard });
+  const machine = environment();
+  const result = await train({
+    model,
+    objective: task.objective,
+    data: task.train,
+    device,
+    methods,
+    optimizer: optimizerByName(flags.optimizer, {
+      learningRate: flags.learningRate,
+      weightDecay: flags.weightDecay,
+      ...flags.optimizerOptions,
+    }),
+    schedule: schedule(flags.schedule, { warmup: flags.warmup }),
+    steps,
+    ...(pauseAt !== undefined && { pauseAt }),
+    accumulate: flags.accumulate,
+    maxGradientNorm: flags.maxGradientNorm === 0 ? Number.POSITIVE_INFINITY : flags.maxGradientNorm,
+    notFinite: flags.notFinite,
+    rematerialise: flags.rematerialise,
+    seed: flags.seed,
+    directory: run,
+    resume,
+    ...(before && { baseline: before }),
+    checkpointEvery: flags.checkpointEvery,
+    evaluateEvery: flags.evaluateEvery,
+    ...(flags.evaluateEvery && { evaluate: () => task.evaluate() }),
+    keep: flags.keep,
+    config: { options: recordedRunOptions(flags), sha256, environment: machine },
+    signal: interrupt.signal,
+    onStep: (report) => display.step(report),
+    onEvaluation: (step, metrics) => display.evaluation(step, metrics),
+    onNotice: (message) => terminal.line(message),
+  });
+  display.stop();
+  const paused = result.steps === pauseAt && result.steps < steps;
+  if (result.interrupted && !paused) {
+    display.close();
+    const how = result.checkpoint ? `Checkpoint: ${result.checkpoint}.` : "Nothing was trained yet.";
+    terminal.line(`Stopped at step ${result.steps} of ${steps}. ${how} Continue with --resume ${run}.`);
+    throw new Interrupted();
+  }
+
+  const saved = paused ? result.checkpoint! : await saveTrained(run, task, methods, { base: flags.model, source: local.model, device });
+  if (!paused) terminal.line(`Saved ${saved} (${formatDuration(seconds())} in all).`);
+  const after = await evaluate(task, "adapted", terminal, interrupt);
+  new RunDirectory(run).logEvaluation(result.steps, after);
+  display.evaluated(result.steps, after);
+  display.close();
+  await task.dispose();
+  const summary: TrainSummary = {
+    task: task.name,
+    metric: task.metric,
+    higherIsBetter: task.higherIsBetter,
+    ...(before && { baseMetric: before[task.metric]! }),
+    finalMetric: after[task.metric]!,
+    ...(before && { before }),
+    after,
+    ...(task.majority && { majorityAccuracy: task.majority.accuracy }),
+    ...(before && { evalLossBefore: before.loss! }),
+    evalLossAfter: after.loss!,
+    steps: result.steps,
+    trainableParameters,
+    totalParameters,
+    tokensPerSecond: Math.round(result.tokensPerSecond),
+    seconds: seconds(),
+    timeShares: timeShares(result),
+    peakMemoryMB: Math.round(result.peakMemory / 1e6),
+    adapter: saved,
+  };
+  if (!flags.report || paused) return summary;
+  const report = await writeReport(run, {
+    options: recordedRunOptions(flags),
+    summary,
+    environment: machine,
+    sha256: { ...sha256 },
+    samples: [],
+  });
+  terminal.line(`Report: ${report}`);
+  return { ...summary, report };
+
+  /** The base model's metrics: measured, or as the run that goes on has measured them. */
+  async function baseline(): Promise<Readonly<Record<string, number>> | undefined> {
+    const known = resume ? readMetrics(run).evaluations.find(({ step }) => step === 0)?.metrics : undefined;
+    if (known || !flags.baseline) return known;
+    // An untrained prompt is not the base by itself.
+    const label = "decoder" in model && (model.decoder as DecoderModel).virtualTokens > 0 ? "start" : "base";
+    return evaluate(task, label, terminal, interrupt);
+  }
+}
+
+function checkBaseDtype({ method, baseDtype }: TrainFlags): void {
+  if (method !== "none" || baseDtype === "f32") return;
+  throw new EspalierError(
+    "bad-option",
+    `--base-dtype ${baseDtype} is for a frozen base, but --method none trains the base itself. Leave it out, or give --method lora.`,
+  );
+}
+
+const elements = (parameters: readonly { shape: readonly number[] }[]): number => parameters.reduce((n, p) => n + elementCount(p.shape), 0);
+
+/** Weights that are no parameters. An adapter hides the layer that it stands on. */
+const quantizedElements = (model: Module): number =>
+  [...model.namedModules()].reduce((n, [, m]) => n + (m instanceof QuantizedLinear ? m.inFeatures * m.outFeatures : 0), 0);
+
+function timeShares({ milliseconds: { data, session, rest } }: TrainResult): TrainSummary["timeShares"] {
+  const all = data + session + rest || 1;
+  return { data: data / all, session: session / all, rest: rest / all };
+}
+
+async function evaluate(task: Task, label: string, terminal: Terminal, interrupt: Interruption): Promise<Readonly<Record<string, number>>> {
+  const bar = terminal.progress("evaluate", 1);
+  const metrics = await task.evaluate((done, of) => {
+    interrupt.check(); // an evaluation has nothing to save
+    bar.update(done, `${label} model on held-out data`, of);
+  });
+  bar.stop();
+  terminal.line(`${label.padEnd(8)} ${formatMetrics(metrics)}`);
+  return metrics;
+}
