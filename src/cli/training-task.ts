@@ -3,6 +3,7 @@ import { holdsConversations } from "../data/conversations.ts";
 import { firstRecord } from "../data/first-record.ts";
 import { holdsImages } from "../data/image-examples.ts";
 import { type Example, splitExamples } from "../data/index.ts";
+import { cacheDirectory } from "../data/records.ts";
 import { EspalierError } from "../graph/index.ts";
 import { familyOf, setBaseDtype } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
@@ -35,7 +36,8 @@ export async function prepareTask(flags: TrainFlags, device: Device, terminal: T
   setBaseDtype(loaded.model, flags.baseDtype);
   kind.begin?.(loaded, record, device);
   const { batchSize, seed, packing } = flags as TrainFlags & TaskOptions;
-  const task = kind.task(loaded, { train, heldOut, batchSize, seed, ...(packing && { packing }) }, record, device);
+  const cache = cacheDirectory();
+  const task = kind.task(loaded, { train, heldOut, batchSize, seed, cache, ...(packing && { packing }) }, record, device);
   const { majority } = task;
   if (majority) terminal.line(`Held-out majority class "${majority.label}": accuracy ${majority.accuracy.toFixed(4)}.`);
   return task;

@@ -28,23 +28,25 @@ export function paddedBatches<E extends { length: number; description: string }>
   /** The index in `examples` of each row, −1 for a row that fills up. */
   indices(step: number): number[];
 } {
-  const { batchSize } = options;
   const plan = bucketPlan(
     examples.map(({ length }) => length),
     options,
   );
   return {
     batchesPerEpoch: plan.batchesPerEpoch,
-    indices: (step) => Array.from({ length: batchSize }, (_, row) => plan.at(step).rows[row] ?? -1),
+    indices(step) {
+      const { size, rows } = plan.at(step);
+      return Array.from({ length: size }, (_, row) => rows[row] ?? -1);
+    },
     batch(step) {
-      const { length, rows } = plan.at(step);
+      const { length, size, rows } = plan.at(step);
       const chosen = rows.map((index) => examples[index]!);
       const described = {
         tokens: chosen.reduce((n, example) => n + example.length, 0),
         examples: rows.length,
         description: chosen.map(({ description }) => description).join(", "),
       };
-      const made = feeds({ examples: chosen, indices: rows, batchSize, length, step });
+      const made = feeds({ examples: chosen, indices: rows, batchSize: size, length, step });
       return made instanceof Promise ? made.then((feeds) => ({ feeds, ...described })) : { feeds: made, ...described };
     },
   };

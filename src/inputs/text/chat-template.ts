@@ -45,6 +45,8 @@ export class ChatTemplate {
   readonly specialTokens: Readonly<Record<string, string>>;
   /** The built-in format, when it is one. */
   readonly format: ChatFormat | undefined;
+  /** Equal for templates that write the same. Undefined for one that reads the clock. */
+  readonly fingerprint: string | undefined;
   readonly #templates: ReadonlyMap<string, { source: string; jinja: JinjaTemplate }>;
   readonly #timeLimit: number;
 
@@ -59,6 +61,9 @@ export class ChatTemplate {
     this.specialTokens = specialTokens;
     this.#timeLimit = timeLimit;
     const sources = typeof source === "string" ? { default: source } : source;
+    this.fingerprint = Object.values(sources).some((text) => text.includes("strftime_now"))
+      ? undefined
+      : JSON.stringify([Object.entries(sources), Object.entries(specialTokens)]);
     this.#templates = new Map(
       Object.entries(sources).map(([name, text]) => [name, { source: text, jinja: compile(text, this.#named(name, sources)) }]),
     );

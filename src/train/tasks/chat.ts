@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { readConversations } from "../../data/conversations.ts";
 import { type Conversation, conversationBatches, conversationExamples, packedBatches, type Truncation } from "../../data/index.ts";
+import { cachedTable, contentKey, tokenizerKey } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { type ChatTemplate, encodeConversation, type Tokenizer, turnEnd } from "../../inputs/index.ts";
 import { chatTemplateFromDirectory } from "../../inputs/text/chat-template-directory.ts";
@@ -10,7 +11,7 @@ import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
 import { causalLanguageModel } from "../objectives/index.ts";
 import { defaultLength, type TaskKind } from "./kind.ts";
-import { type LoadedText, lengthBuckets, loadText, padIdOf } from "./loaded-text.ts";
+import { type LoadedText, lengthBuckets, loadText, padIdOf, trainingBuckets } from "./loaded-text.ts";
 import { packingNote } from "./packing-note.ts";
 import { batchesOf, type Task, type TaskData } from "./task.ts";
 
@@ -51,10 +52,7 @@ export interface ChatTaskOptions extends TaskData<Conversation> {
 export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTemplate, device: Device, options: ChatTaskOptions): Task {
   const { batchSize, maxLength, seed } = options;
   const prepare = (conversations: readonly Conversation[]) =>
-    conversationExamples(
-      conversations.map((conversation) => encode(tokenizer, template, conversation)),
-      maxLength,
-    );
+    conversationExamples(encodeAll(tokenizer, template, conversations, options.cache), maxLength);
   const [trainSet, heldSet] = [prepare(options.train), prepare(options.heldOut)];
   for (const [name, { examples, truncation }] of Object.entries({ training: trainSet, "held-out": heldSet })) {
     if (examples.length > 0 || truncation.of === 0) continue;
@@ -63,6 +61,11 @@ export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTe
       `In none of the ${truncation.of} ${name} conversations does the assistant say anything within ${maxLength} tokens (the longest has ${truncation.longest}). Raise --max-length or shorten what stands before.`,
     );
   }
+  const lengths = trainingBuckets(
+    trainSet.examples.map(({ ids }) => ids.length),
+    maxLength,
+    options,
+  );
   const common = { batchSize, padId: padIdOf(tokenizer), buckets: lengthBuckets(maxLength), seed };
   const packed = options.packing ? packedBatches(trainSet.examples, { ...common, sequenceLength: maxLength }) : undefined;
   const heldSource = conversationBatches(heldSet.examples, { ...common, shuffle: false });
@@ -74,10 +77,10 @@ export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTe
     name: "chat",
     model,
     objective,
-    train: packed ?? batchesOf(trainSet.examples, (examples) => conversationBatches(examples, common)),
+    train: packed ?? batchesOf(trainSet.examples, (examples) => conversationBatches(examples, { ...common, buckets: lengths.buckets })),
     notes: [
       `${options.train.length} training and ${options.heldOut.length} held-out conversations, in which the assistant says ${targets(trainSet)} and ${targets(heldSet)} tokens`,
-      ...(packed ? [packingNote(trainSet.examples.length, packed, maxLength)] : []),
+      ...(packed ? [packingNote(trainSet.examples.length, packed, maxLength)] : lengths.notes),
       ...lossNotes("training", trainSet),
       ...heldOutNotes,
     ],
@@ -95,10 +98,34 @@ export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTe
   };
 }
 
+/** Ids and who says them, from the cache where these conversations were encoded before. */
+function encodeAll(tokenizer: Tokenizer, template: ChatTemplate, conversations: readonly Conversation[], cache: string | false = false) {
+  const tokenizerPart = tokenizerKey(tokenizer);
+  const known = tokenizerPart !== undefined && template.fingerprint !== undefined;
+  const said = conversations.map(({ messages, tools }) => JSON.stringify([messages, tools]));
+  const table = cachedTable(
+    contentKey("conversations", tokenizerPart ?? "", template.fingerprint ?? "", ...said),
+    { vocabSize: tokenizer.vocabSize, marked: true },
+    (rows) => {
+      for (const conversation of conversations) {
+        const { ids, assistant } = encode(tokenizer, template, conversation);
+        rows.add(ids, assistant);
+      }
+    },
+    { cache: known ? cache : false },
+  );
+  const encoded = conversations.map(({ file, line }, row) => ({
+    ids: Array.from(table.ids(row)),
+    assistant: Array.from(table.marks(row), Boolean),
+    description: `${file}:${line}`,
+  }));
+  table.close();
+  return encoded;
+}
+
 function encode(tokenizer: Tokenizer, template: ChatTemplate, { messages, tools, file, line }: Conversation) {
-  const description = `${file}:${line}`;
   try {
-    return { ...encodeConversation(tokenizer, template, messages, { tools }), description };
+    return encodeConversation(tokenizer, template, messages, { tools });
   } catch (cause) {
     if (!(cause instanceof EspalierError)) throw cause;
     throw new EspalierError(cause.code, `${file} line ${line}: ${cause.message}`, { cause });

@@ -13,7 +13,7 @@ import { sequenceClassification } from "../objectives/index.ts";
 import { Classifier, type ClassifierOptions } from "./classifier.ts";
 import { defaultLength, type TaskKind } from "./kind.ts";
 import { planLabels, refuseUnknown } from "./labels.ts";
-import { type LoadedText, lengthBuckets, loadText, padIdOf } from "./loaded-text.ts";
+import { type LoadedText, loadText, padIdOf, trainingBuckets } from "./loaded-text.ts";
 import { readTexts } from "./prediction-files.ts";
 import { largestOf } from "./rows-of-logits.ts";
 import { defaultTemplate, SequenceEncoder, truncationNote } from "./sequence-encoder.ts";
@@ -119,7 +119,10 @@ export function classificationTask(
   refuseUnknown(labels, heldOut);
   const encoder = new SequenceEncoder(tokenizer, options);
   const prepare = (examples: readonly Example[]) =>
-    encoder.encode(examples.map((e) => ({ text: e.text, label: labels.indexOf(e.label!), description: `${e.file}:${e.line}` })));
+    encoder.encode(
+      examples.map((e) => ({ text: e.text, label: labels.indexOf(e.label!), description: `${e.file}:${e.line}` })),
+      options.cache,
+    );
   const [trainSet, heldSet] = [prepare(train), prepare(heldOut)];
   const actual = heldSet.examples.map((e) => e.label!);
   const known = train.length > 0 ? trainSet : heldSet;
@@ -127,6 +130,11 @@ export function classificationTask(
   const positive = options.positive ?? (labels.length === 2 ? labels[counts[0]! <= counts[1]! ? 0 : 1]! : undefined);
   if (positive !== undefined && !labels.includes(positive))
     throw new EspalierError("bad-option", `The positive label "${positive}" does not occur in the data (${labels.join(", ")}).`);
+  const { buckets, notes } = trainingBuckets(
+    trainSet.examples.map(({ ids }) => ids.length),
+    options.maxLength,
+    options,
+  );
   const classifier = new Classifier(model, tokenizer, device, options);
   const common = train.length === 0 ? undefined : majorityClass(trainSet.examples.map((e) => e.label!));
   const record: ClassificationRecord = {
@@ -141,7 +149,7 @@ export function classificationTask(
     model,
     objective: sequenceClassification(model),
     train: batchesOf(trainSet.examples, (examples) =>
-      classificationBatches(examples, { batchSize, padId: padIdOf(tokenizer), buckets: lengthBuckets(options.maxLength), seed }),
+      classificationBatches(examples, { batchSize, padId: padIdOf(tokenizer), buckets, seed }),
     ),
     notes: [
       `${train.length} training and ${heldOut.length} held-out texts; labels ${labels.map((l, i) => `${l} ${counts[i]}`).join(", ")} in training`,
@@ -149,6 +157,7 @@ export function classificationTask(
         ["training", trainSet.truncation],
         ["held-out", heldSet.truncation],
       ].flatMap(([name, t]) => truncationNote(name as string, t as Truncation)),
+      ...notes,
     ],
     metric: "accuracy",
     higherIsBetter: true,

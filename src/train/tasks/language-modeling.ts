@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type BatchSource, documentExamples, type EncodedExample, type Example, languageBatches, packedBatches } from "../../data/index.ts";
-import { readExamples } from "../../data/records.ts";
+import { encodedTexts, readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { CausalLM } from "../../models/causal-lm.ts";
@@ -42,12 +42,16 @@ export interface LanguageTaskOptions extends TaskData {
 }
 
 /** Token ids of each text and an end-of-text token. */
-function encoded(examples: readonly Example[], tokenizer: Tokenizer): EncodedExample[] {
+function encoded(examples: readonly Example[], tokenizer: Tokenizer, cache: string | false = false): EncodedExample[] {
   const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
-  return examples.map(({ text, file, line }) => ({
-    ids: [...tokenizer.encode(text, { addSpecialTokens: false }), ...end],
-    description: `${file}:${line}`,
-  }));
+  const table = encodedTexts(
+    tokenizer,
+    examples.map(({ text }) => text),
+    { cache },
+  );
+  const texts = examples.map(({ file, line }, row) => ({ ids: [...table.ids(row), ...end], description: `${file}:${line}` }));
+  table.close();
+  return texts;
 }
 
 const joined = (texts: readonly EncodedExample[]): Int32Array => Int32Array.from(texts.flatMap(({ ids }) => ids));
@@ -71,7 +75,10 @@ function packed(
 /** Next-token prediction on texts; quality is stated in bits per byte of held-out text, which does not depend on the tokenizer. */
 export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, device: Device, options: LanguageTaskOptions): Task {
   const { batchSize, sequenceLength, seed } = options;
-  const [trainTexts, heldTexts] = [encoded(options.train, tokenizer), encoded(options.heldOut, tokenizer)];
+  const [trainTexts, heldTexts] = [options.train, options.heldOut].map((part) => encoded(part, tokenizer, options.cache)) as [
+    EncodedExample[],
+    EncodedExample[],
+  ];
   const [trainTokens, heldTokens] = [joined(trainTexts), joined(heldTexts)];
   if (heldTokens.length < 2)
     throw new EspalierError(

@@ -1,4 +1,5 @@
 import type { EncodedExample, Truncation } from "../../data/index.ts";
+import { encodedTexts } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { Family } from "../../models/family.ts";
@@ -46,15 +47,25 @@ export class SequenceEncoder {
     return this.#maxLength - this.#before.length - this.#after.length;
   }
 
-  encode(texts: readonly { text: string; label?: number; description: string }[]): { examples: EncodedExample[]; truncation: Truncation } {
+  /** @param cache where ids are kept for the next time; nowhere unless told */
+  encode(
+    texts: readonly { text: string; label?: number; description: string }[],
+    cache: string | false = false,
+  ): { examples: EncodedExample[]; truncation: Truncation } {
     let count = 0;
     let longest = 0;
-    const examples = texts.map(({ text, label, description }) => {
-      const ids = this.#tokenizer.encode(text, { addSpecialTokens: false });
+    const table = encodedTexts(
+      this.#tokenizer,
+      texts.map(({ text }) => text),
+      { cache },
+    );
+    const examples = texts.map(({ label, description }, row) => {
+      const ids = Array.from(table.ids(row));
       longest = Math.max(longest, ids.length);
       if (ids.length > this.#room) count++;
       return { ids: [...this.#before, ...ids.slice(0, this.#room), ...this.#after], label, description };
     });
+    table.close();
     return { examples, truncation: { count, of: texts.length, longest, limit: this.#room } };
   }
 }

@@ -36,6 +36,14 @@ export interface TaskData<E extends Example = Example> {
   batchSize: number;
   /** Of the order, and of what a task draws. */
   seed: number;
+  /**
+   * The lengths of training batches, ascending, or "auto": those that leave least padding (`chooseBuckets`), at most `maxShapes` (default 4, for each is
+   * a program of its own). Default: a quarter, a half and the whole of the longest.
+   */
+  buckets?: readonly number[] | "auto";
+  maxShapes?: number;
+  /** Where token ids are kept for the next time (`encodedTexts`). Default nowhere. */
+  cache?: string | false;
   /** Whether several examples share a row of a training batch, in tasks that have it. */
   packing?: boolean;
 }
