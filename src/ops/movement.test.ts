@@ -167,6 +167,12 @@ describe("concat, stack, split", () => {
     /agree in dtype and in every axis but 1/,
   );
   checkRejects("concat of nothing", { a: ["float32", 2] }, () => ops.concat([], 0), /nothing to join/);
+  const many = sample([2, 15], -1, 1, 4);
+  checkOp("split into more parts than a shader has buffers", {
+    inputs: { x: many },
+    fn: (i) => ops.concat([...ops.split(i.x, 15, 1)].reverse(), 1),
+    expected: [0, 1].flatMap((row) => Array.from(many.data.slice(row * 15, (row + 1) * 15)).reverse()),
+  });
   checkRejects("split", { x: ["float32", 2, 3] }, (i) => ops.split(i.x, 2, 1), /axis 1 of size 3 cannot be cut into 2 equal parts/);
   checkRejects("split of a symbol", { x: ["float32", "t"] }, (i) => ops.split(i.x, 2, 0), /symbolic; slice it instead/);
   checkSymbolic("concat of past and present", {

@@ -237,10 +237,17 @@ export const stack = (parts: readonly Tensor[], axis = 0): Tensor =>
     axis,
   );
 
+/** Outputs that WebGPU's kernel of Split can write: every device lets a shader have eight buffers, and one is read. */
+const splitAtMost = 7;
+
 const splitOp = defineOp<{ x: Tensor }, { axis: number; sizes: readonly number[] }>({
   name: "Split",
   type: ({ x }, { axis, sizes }) => sizes.map((size) => ({ dtype: x.dtype, shape: x.shape.map((d, i) => (i === axis ? size : d)) })),
-  emit: ({ x }, { axis, sizes }) => {
+  emit: ({ x }, { axis, sizes }, { provider }) => {
+    if (provider === "webgpu" && sizes.length > splitAtMost) {
+      const ends = sizes.map((_, i) => sizes.slice(0, i + 1).reduce((a, b) => a + b, 0));
+      return sizes.map((size, i) => node("Slice", [x, int64s([ends[i]! - size]), int64s([ends[i]!]), int64s([axis])]));
+    }
     const first = node("Split", [x, int64s(sizes)], { axis }, { outputs: sizes.length });
     return sizes.map((_, i) => result(first, i));
   },

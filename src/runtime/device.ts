@@ -12,7 +12,7 @@ import {
   type Variable,
 } from "../graph/index.ts";
 import { type EncodedModel, encode } from "../onnx/index.ts";
-import type { Provider } from "../ops/index.ts";
+import type { ComputeDtype, Provider } from "../ops/index.ts";
 import { type HostTensor, hostTensor } from "./host-tensor.ts";
 import { Program } from "./program.ts";
 import type { SessionProfile } from "./session-profile.ts";
@@ -25,6 +25,8 @@ export { type HostTensor, hostTensor, Program };
 export interface Platform {
   readonly ort: { InferenceSession: InferenceSessionFactory; Tensor: TensorConstructor };
   readonly provider: Provider;
+  /** What training computes matrix products in. Default "float32". */
+  readonly compute?: ComputeDtype;
   /** Opens a session on the model that `encodeWith` produces, once told where external weights lie. `close` follows the session's release. */
   open(
     traced: Traced,
@@ -77,6 +79,11 @@ export class Device {
 
   get provider(): Provider {
     return this.platform.provider;
+  }
+
+  /** What training computes matrix products in. */
+  get compute(): ComputeDtype {
+    return this.platform.compute ?? "float32";
   }
 
   /**

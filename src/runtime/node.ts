@@ -3,7 +3,7 @@ import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import * as ort from "onnxruntime-node";
 import { EspalierError } from "../graph/index.ts";
-import { needsPackedWeights } from "../ops/index.ts";
+import { type ComputeDtype, needsPackedWeights } from "../ops/index.ts";
 import { Device, type Platform, type Profiling } from "./device.ts";
 import { ModelFiles } from "./model-files.ts";
 import { makeScratch, removeScratch } from "./scratch.ts";
@@ -15,6 +15,14 @@ export interface CpuOptions {
   threads?: number;
 }
 
+export interface GpuOptions extends CpuOptions {
+  /** What training computes matrix products in. Default "float32". */
+  compute?: ComputeDtype;
+}
+
+// What goes wrong is thrown: ONNX Runtime need not print it too.
+ort.env.logLevel = "fatal";
+
 /** ONNX Runtime on this machine's processor. */
 export const cpu = (options: CpuOptions = {}): Device => nativeDevice("cpu", ["cpu"], options);
 
@@ -22,13 +30,20 @@ export const cpu = (options: CpuOptions = {}): Device => nativeDevice("cpu", ["c
  * ONNX Runtime on this machine's graphics processor, through WebGPU (Vulkan, Metal or Direct3D 12). Operators that the provider lacks run on
  * the processor.
  */
-export const webgpu = (options: CpuOptions = {}): Device => nativeDevice("webgpu", ["webgpu", "cpu"], options);
+export const webgpu = (options: GpuOptions = {}): Device => nativeDevice("webgpu", ["webgpu", "cpu"], options);
 
-function nativeDevice(provider: "cpu" | "webgpu", executionProviders: string[], options: CpuOptions): Device {
+/**
+ * ONNX Runtime on an NVIDIA graphics processor. It runs standard operators, which all have kernels there. `openDevice` says what is missing on a machine
+ * where this cannot be used.
+ */
+export const cuda = (options: GpuOptions = {}): Device => nativeDevice("onnx", ["cuda", "cpu"], options);
+
+function nativeDevice(provider: "cpu" | "webgpu" | "onnx", executionProviders: string[], options: GpuOptions): Device {
   const files = new ModelFiles();
   const platform: Platform = {
     ort,
     provider,
+    compute: options.compute ?? "float32",
     load: readStorage,
     copiesOutputs: provider === "cpu",
     profiling,
