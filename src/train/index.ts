@@ -6,8 +6,10 @@ export * from "./objectives/index.ts";
 export {
   type AdafactorOptions,
   type AdamWOptions,
+  type AverageOptions,
   adafactor,
   adamW,
+  averaged,
   type LionOptions,
   lion,
   type MuonOptions,
@@ -25,7 +27,9 @@ export {
   type SlotUpdate,
   type StateDtype,
   sgd,
+  swapAverages,
 } from "./optimizers/index.ts";
+export { type GroupRule, loraPlus } from "./parameter-groups.ts";
 export { type ProfileFiles, StepProfiler, type StepProfilerOptions } from "./profile/index.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
 export { chatTask } from "./tasks/chat.ts";

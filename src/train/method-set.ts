@@ -95,11 +95,16 @@ export class MethodSet {
   }
 }
 
-/** What several methods ask of one group: factors multiply, and of weight decays the last counts. */
-function scalarsOf(options: readonly GroupOptions[]): Pick<ParameterGroup, "learningRateFactor" | "weightDecay"> {
-  const weightDecay = options.findLast((o) => o.weightDecay !== undefined)?.weightDecay;
+/** What several methods ask of one group: factors multiply, and of the other options the last that is given counts. */
+function scalarsOf(options: readonly GroupOptions[]): Omit<ParameterGroup, "name" | "parameters" | "gate"> {
+  const last = <K extends "learningRate" | "schedule" | "weightDecay">(key: K) => {
+    const value = options.findLast((o) => o[key] !== undefined)?.[key];
+    return value === undefined ? {} : { [key]: value };
+  };
   return {
     ...(options.length > 0 && { learningRateFactor: options.reduce((factor, o) => factor * (o.learningRateFactor ?? 1), 1) }),
-    ...(weightDecay !== undefined && { weightDecay }),
+    ...last("learningRate"),
+    ...last("schedule"),
+    ...last("weightDecay"),
   };
 }

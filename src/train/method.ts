@@ -3,6 +3,7 @@ import type { Variable } from "../graph/index.ts";
 import type { Module, Parameter } from "../nn/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
+import type { Schedule } from "./schedules.ts";
 import type { StepReport } from "./train-options.ts";
 
 /**
@@ -45,10 +46,14 @@ export interface Method {
 export interface GroupOptions {
   /** Parameters whose groups have the same name share one. */
   readonly name: string;
-  /** Factor on the run's learning rate. Default 1. */
-  readonly learningRateFactor?: number;
+  /** In place of the run's peak learning rate. */
+  readonly learningRate?: number | undefined;
+  /** Factor on the peak learning rate. Default 1. */
+  readonly learningRateFactor?: number | undefined;
+  /** In place of the run's schedule. */
+  readonly schedule?: Schedule | undefined;
   /** In place of the optimizer's weight decay. */
-  readonly weightDecay?: number;
+  readonly weightDecay?: number | undefined;
 }
 
 /**

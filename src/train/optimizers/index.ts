@@ -1,5 +1,6 @@
 export { type AdafactorOptions, adafactor } from "./adafactor.ts";
 export { type AdamWOptions, adamW } from "./adamw.ts";
+export { type AverageOptions, averaged, swapAverages } from "./average.ts";
 export type { OptimizerFactory } from "./define.ts";
 export { type LionOptions, lion } from "./lion.ts";
 export { type StateDtype, zeroState } from "./moments.ts";

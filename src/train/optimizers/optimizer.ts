@@ -45,6 +45,8 @@ export interface OptimizerState {
   readonly slots: readonly Slot[];
   /** Moments and the like, saved in every checkpoint; names are `<slot>.<moment>`. */
   readonly variables: readonly Variable[];
+  /** Averages of the weights, where the run keeps them; among the variables. See `average.ts`. */
+  readonly averages?: ReadonlyMap<Parameter, Variable>;
   /** Numbers of the rule that may be set between two steps; programs are compiled without them. The learning rate is given to each step. */
   readonly hyperparameters: Record<string, number>;
   /**
