@@ -7,6 +7,7 @@ import { writeFileSync } from "node:fs";
 import { Command } from "commander";
 import { benchBaseDtype } from "./base-dtype.ts";
 import { benchBaseDtypeQuality } from "./base-dtype-quality.ts";
+import { benchDataWait } from "./data-wait.ts";
 import { benchDecode } from "./decode.ts";
 import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
@@ -62,6 +63,10 @@ const benches: Readonly<Record<string, Bench>> = {
   "base-dtype-quality": {
     summary: "bits per byte and a short LoRA run of sapling by the way its base is kept",
     run: (f) => benchBaseDtypeQuality({ smoke: f.smoke ?? false, steps: 100 }),
+  },
+  "data-wait": {
+    summary: "share of training that waits for data, and what preparing and reading a large file costs",
+    run: (f) => benchDataWait({ smoke: f.smoke ?? false, megabytes: 64 }),
   },
   "open-model": { summary: "time and memory to open a 400 MB base model", run: (f) => benchOpenModel({ smoke: f.smoke ?? false }) },
   "first-token": {
