@@ -9,6 +9,8 @@ import { initCommand } from "./commands/init.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { mergeCommand } from "./commands/merge.ts";
 import { methodsCommand } from "./commands/methods.ts";
+import { predictCommand } from "./commands/predict.ts";
+import { sweepCommand } from "./commands/sweep.ts";
 import { trainCommand } from "./commands/train.ts";
 import { version } from "./version.ts";
 
@@ -21,10 +23,12 @@ export function createProgram(): Command {
   for (const command of [
     initCommand(),
     trainCommand(),
+    sweepCommand(),
     generateCommand(),
     chatCommand(),
     evalCommand(),
     classifyCommand(),
+    predictCommand(),
     mergeCommand(),
     convertCommand(),
     exportCommand(),

@@ -2,11 +2,11 @@ import { MultiBar, Presets, type SingleBar, type ValueFormatter } from "cli-prog
 
 /** What the command prints to: lines, progress, and the one JSON object of `--json`. */
 export class Terminal {
-  readonly #out: NodeJS.WriteStream;
+  readonly #out: NodeJS.WritableStream & { isTTY?: boolean };
   readonly #interactive: boolean;
   #bars: MultiBar | undefined;
 
-  constructor(out: NodeJS.WriteStream = process.stdout) {
+  constructor(out: NodeJS.WritableStream & { isTTY?: boolean } = process.stdout) {
     this.#out = out;
     this.#interactive = out.isTTY === true;
   }

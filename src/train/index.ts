@@ -32,6 +32,9 @@ export {
 export { type GroupRule, loraPlus } from "./parameter-groups.ts";
 export { type ProfileFiles, StepProfiler, type StepProfilerOptions } from "./profile/index.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
+export { type Executor, type Handlers, type Job, LocalExecutor } from "./search/executor.ts";
+export { choice, type Dimension, grid, logUniform, type Space, sample, uniform, type Values, wholeNumber } from "./search/space.ts";
+export { type HalvingOptions, ranked, rungShares, successiveHalving, type TrialResult } from "./search/successive-halving.ts";
 export { chatTask } from "./tasks/chat.ts";
 export { classificationTask } from "./tasks/classification.ts";
 export { Classifier } from "./tasks/classifier.ts";

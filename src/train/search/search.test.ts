@@ -57,7 +57,7 @@ describe("successive halving", () => {
 
   test("trains a third further each time, the better ones; a failed trial ranks last", async () => {
     trained.length = 0;
-    const results = await successiveHalving({ trials: 9, rungs: [1 / 9, 1 / 3, 1], higherIsBetter: true, run });
+    const results = await successiveHalving({ trials: 9, rungs: [1 / 9, 1 / 3, 1], higherIsBetter: () => true, run });
     expect(trained.slice(9)).toEqual(["1@1", "3@1", "7@1", "1@2"]);
     expect(results).toHaveLength(13);
     expect(
@@ -75,9 +75,11 @@ describe("successive halving", () => {
   });
 
   test("what was known is not computed again, and nothing else changes", async () => {
-    const whole = await successiveHalving({ trials: 9, rungs: [1 / 3, 1], higherIsBetter: false, run });
+    const whole = await successiveHalving({ trials: 9, rungs: [1 / 3, 1], higherIsBetter: () => false, run });
     trained.length = 0;
-    expect(await successiveHalving({ trials: 9, rungs: [1 / 3, 1], higherIsBetter: false, run, known: whole.slice(0, 10) })).toEqual(whole);
+    expect(await successiveHalving({ trials: 9, rungs: [1 / 3, 1], higherIsBetter: () => false, run, known: whole.slice(0, 10) })).toEqual(
+      whole,
+    );
     expect(trained).toEqual(whole.slice(10).map(({ trial, rung }) => `${trial}@${rung}`));
   });
 
@@ -85,7 +87,7 @@ describe("successive halving", () => {
     const results = await successiveHalving({
       trials: 3,
       rungs: [0.5, 1],
-      higherIsBetter: true,
+      higherIsBetter: () => true,
       run: async (trial, rung) => ({ trial, rung, score: null, seconds: 0, error: "no" }),
     });
     expect(results.map((r) => r.rung)).toEqual([0, 0, 0]);

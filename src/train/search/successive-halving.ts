@@ -18,7 +18,8 @@ export interface HalvingOptions {
   rungs: readonly number[];
   /** Of `factor` trials one goes on to the next rung. Default 3. */
   factor?: number;
-  higherIsBetter: boolean;
+  /** Asked when trials are compared: until one has run, nobody may know. */
+  higherIsBetter(): boolean;
   /** Trains a trial up to a rung, from where the rung before left it. Called for several trials at once. */
   run(trial: number, rung: number): Promise<TrialResult>;
   /** Results of an interrupted search, which are not computed again. */
@@ -55,7 +56,7 @@ export async function successiveHalving({
     const here = await Promise.all(going.map((trial) => known.find((r) => r.trial === trial && r.rung === rung) ?? run(trial, rung)));
     results.push(...here);
     // A trial that failed is not trained further, even if nobody else is left.
-    going = ranked(here, higherIsBetter)
+    going = ranked(here, higherIsBetter())
       .slice(0, Math.max(1, Math.floor(going.length / factor)))
       .filter(({ score }) => score !== null)
       .map(({ trial }) => trial);

@@ -1,0 +1,161 @@
+import { join } from "node:path";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { writeFileAtomically, writeJson } from "../../checkpoints/index.ts";
+import { EspalierError } from "../../graph/index.ts";
+import { configSource } from "../config/config-source.ts";
+import { addRunOptions, givenOptions } from "../config/flags.ts";
+import { type GivenFlags, resolveRun } from "../config/resolve-run.ts";
+import { type RunConfig, recordedRunOptions } from "../config/run-options.ts";
+import { integer, number } from "../options.ts";
+import { rungsOf, runSweep, spaceOf, trialFlags, trialsOf } from "../sweep/run-sweep.ts";
+import { holdsSweep, readPlan, type SweepPlan, type SweepResult, writePlan } from "../sweep/sweep-record.ts";
+import { threadsPerWorker, trialExecutor } from "../sweep/worker-pool.ts";
+import { formatDuration, Terminal } from "../terminal.ts";
+
+interface SweepFlags {
+  space?: Record<string, string>;
+  strategy: SweepPlan["strategy"];
+  trials: number;
+  points: number;
+  factor: number;
+  smallest: number;
+  metric?: string;
+  workers: number;
+  sweep: string;
+  resume?: boolean;
+}
+
+const ownKeys = ["space", "strategy", "trials", "points", "factor", "smallest", "metric", "workers", "sweep", "resume"] as const;
+
+export function sweepCommand(): Command {
+  const command = new Command("sweep").description("Search the best options of a run: a grid, random draws, or successive halving.");
+  command
+    .option(
+      "--space <name=values>",
+      "what an option may be (several times): rank=4,8,16  learningRate=log:1e-4..1e-2  dropout=0..0.2  epochs=whole:1..4",
+      addDimension,
+    )
+    .addOption(new Option("--strategy <name>", "how the space is searched").choices(["grid", "random", "halving"]).default("random"))
+    .option("--trials <n>", "settings that random and halving draw", integer(1), 16)
+    .option("--points <n>", "values of a range in a grid", integer(1), 3)
+    .option("--factor <n>", "halving: of so many trials one is trained further", integer(2), 3)
+    .option("--smallest <share>", "halving: share of the steps after which trials are compared first", number(0.001, 1), 0.1)
+    .option("--metric <name>", "what is compared (default: the task's own)")
+    .option("--workers <n>", "trials at once, each in a process of its own", integer(1), 1)
+    .option("--sweep <directory>", "directory of the sweep", "runs/sweep")
+    .option("--resume", "continue the sweep in that directory")
+    .option("--config <file>", "options of the runs (default: espalier.config.ts, if there is one)")
+    .option("--no-config", "read no configuration");
+  return addRunOptions(command, { headings: true, without: "defaults" }).action(async (flags: SweepFlags, self: Command) => {
+    const terminal = new Terminal();
+    const plan = flags.resume ? readPlan(flags.sweep) : await newPlan(flags, self);
+    const summary = await sweep(plan, flags, terminal);
+    if (self.opts<{ json?: boolean }>().json) terminal.json(summary);
+  });
+}
+
+function addDimension(text: string, given: Record<string, string> = {}): Record<string, string> {
+  const [, name, values] = /^\s*([A-Za-z][\w.]*)\s*=\s*(.+)$/s.exec(text) ?? [];
+  if (name === undefined) throw new InvalidArgumentError("It must be name=values, e.g. rank=4,8,16.");
+  return { ...given, [name]: values! };
+}
+
+async function newPlan(flags: SweepFlags, command: Command): Promise<SweepPlan> {
+  if (holdsSweep(flags.sweep))
+    throw new EspalierError("run-exists", `${flags.sweep} holds a sweep already. Continue it with --resume, or give another --sweep.`);
+  if (!flags.space)
+    throw new EspalierError("bad-space", "There is nothing to search: name what may vary with --space, e.g. --space rank=4,8,16.");
+  const { run: _, ...given } = givenOptions<GivenFlags & Record<string, unknown>>(command);
+  for (const key of ownKeys) delete given[key];
+  const options = recordedRunOptions((await resolveRun(given)).flags);
+  const { space, strategy, trials, points, factor, smallest, metric } = flags;
+  const plan = { options, space, strategy, trials, points, factor, smallest, ...(metric && { metric }), seed: options.seed };
+  // Whatever is wrong with it is said before anything is written.
+  for (const [trial, values] of trialsOf(plan).entries()) trialFlags(flags.sweep, plan, trial, values, undefined);
+  writePlan(flags.sweep, plan);
+  return plan;
+}
+
+async function sweep(plan: SweepPlan, { sweep: directory, workers }: SweepFlags, terminal: Terminal) {
+  const names = Object.keys(spaceOf(plan));
+  const [count, rungs] = [trialsOf(plan).length, rungsOf(plan)];
+  terminal.line(
+    `${count} trials of ${names.join(", ")}${rungs.length > 1 ? `, compared after ${rungs.map((share) => `${+(100 * share).toFixed(1)} %`).join(", ")} of the steps` : ""}.`,
+  );
+  const executor = trialExecutor(workers);
+  const bar = terminal.progress("sweep", count);
+  let done = 0;
+  try {
+    const results = await runSweep(plan, {
+      directory,
+      executor,
+      threads: workers > 1 ? threadsPerWorker(workers) : undefined,
+      onResult(result) {
+        bar.update(++done, oneLine(result), Math.max(count, done));
+      },
+    });
+    bar.stop();
+    terminal.line();
+    for (const line of resultTable(results, names, rungs)) terminal.line(line);
+    return conclude(plan, directory, results, terminal);
+  } finally {
+    terminal.stopProgress();
+    await executor.close();
+  }
+}
+
+/** Writes what was best in a form that `espalier train` takes. */
+function conclude(plan: SweepPlan, directory: string, results: readonly SweepResult[], terminal: Terminal) {
+  const [best] = results;
+  const failed = results.filter(({ score }) => score === null).length;
+  if (!best || best.score === null)
+    throw new EspalierError("sweep-failed", `Every trial failed; the first with: ${best?.error ?? "nothing"}`);
+  const { baseline: _, report: __, run: ___, ...flags } = trialFlags(directory, plan, best.trial, best.values, undefined);
+  const config = join(directory, "best.config.ts");
+  writeFileAtomically(config, (append) =>
+    append(new TextEncoder().encode(configSource({ ...flags, run: join(directory, "best") } as RunConfig))),
+  );
+  const summary = {
+    trials: results.length,
+    failed,
+    metric: plan.metric ?? best.summary!.metric,
+    best: { trial: best.trial, score: best.score, values: best.values, adapter: best.summary!.adapter },
+    results: results.map(({ trial, rung, score, values, seconds, error }) => ({
+      trial,
+      rung,
+      score,
+      values,
+      seconds,
+      ...(error && { error }),
+    })),
+    config,
+  };
+  writeJson(join(directory, "results.json"), summary);
+  terminal.line();
+  terminal.line(`Best: trial ${best.trial}, ${summary.metric} ${best.score.toFixed(4)}. Its adapter: ${summary.best.adapter}`);
+  terminal.line(`Train it again, or longer: espalier train --config ${config}`);
+  terminal.line("The best of many on the same held-out data looks better than it is: judge it on data that chose nothing.");
+  return summary;
+}
+
+const oneLine = ({ trial, values, score, error }: SweepResult): string =>
+  `trial ${trial}: ${Object.entries(values)
+    .map(([name, value]) => `${name} ${short(value)}`)
+    .join("  ")}  ${score === null ? `failed: ${error}` : `→ ${score.toFixed(4)}`}`;
+
+const short = (value: unknown): string => (typeof value === "number" ? String(+value.toPrecision(4)) : String(value));
+
+function resultTable(results: readonly SweepResult[], names: readonly string[], rungs: readonly number[]): string[] {
+  const rows = [
+    ["trial", ...names, "score", ...(rungs.length > 1 ? ["trained"] : []), "time"],
+    ...results.map(({ trial, rung, score, values, seconds }) => [
+      String(trial),
+      ...names.map((name) => short(values[name])),
+      score === null ? "failed" : score.toFixed(4),
+      ...(rungs.length > 1 ? [`${+(100 * rungs[rung]!).toFixed(1)} %`] : []),
+      formatDuration(seconds),
+    ]),
+  ];
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows.map((row) => row.map((cell, column) => cell.padStart(widths[column]!)).join("  "));
+}
