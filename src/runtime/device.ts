@@ -6,9 +6,11 @@ import {
   EspalierError,
   elementCount,
   formatShape,
+  read,
   type Storage,
   type Traced,
   type TypedArray,
+  trace,
   type Variable,
 } from "../graph/index.ts";
 import { type EncodedModel, encode } from "../onnx/index.ts";
@@ -35,6 +37,8 @@ export interface Platform {
   ): Promise<{ session: InferenceSession; model: EncodedModel; close?(): void }>;
   /** Where ONNX Runtime can write a session's profile. Absent where it cannot. */
   profiling?(): Profiling;
+  /** Whether variables that a run updates stay in the graphics processor's memory; see {@link Device.toHost}. */
+  readonly keepsState?: boolean;
   /** Whether this ONNX Runtime copies outputs that already stand in the caller's buffers; see unreturned-results.ts. */
   readonly copiesOutputs?: boolean;
   /** Stored values as `dtype`, in memory. An array that is there already is returned itself. */
@@ -67,6 +71,8 @@ export class Device {
   readonly platform: Platform;
   readonly #state = new WeakMap<Variable, Buffers>();
   readonly #programs = new Set<Program>();
+  /** The variables whose present values the host does not have, each with the program that holds them. */
+  readonly #away = new Map<Variable, Program>();
   #last: Promise<unknown> = Promise.resolve();
   /** What the runs so far have taken within ONNX Runtime. */
   sessionMilliseconds = 0;
@@ -105,7 +111,12 @@ export class Device {
       this.#programs.delete(program);
       close?.();
     };
-    const program: Program = new Program(this, session, model, { closed, profiling, profiled: (profile) => profiles?.push(profile) });
+    const program: Program = new Program(this, session, model, {
+      keepsState: this.platform.keepsState,
+      closed,
+      profiling,
+      profiled: (profile) => profiles?.push(profile),
+    });
     this.#programs.add(program);
     return program;
   }
@@ -129,6 +140,47 @@ export class Device {
     return profiles;
   }
 
+  /**
+   * Brings the present values of variables to the host, where {@link read}, {@link write} and {@link persist} find them: of these, or of all that a
+   * program holds. Where nothing stays on the device ({@link Platform.keepsState}), there is nothing to do. To be awaited before a checkpoint.
+   */
+  async toHost(variables: Iterable<Variable> = this.#away.keys()): Promise<void> {
+    const away = [...variables].filter((v) => this.#away.has(v));
+    if (away.length === 0) return;
+    const program = await this.compile(trace({}, () => Object.fromEntries(away.map((v, i) => [`${i}`, read(v)]))));
+    try {
+      const values = await program.run();
+      for (const [i, v] of away.entries()) this.#come(v, this.tensor(values[`${i}`]!));
+    } finally {
+      await program.dispose();
+    }
+  }
+
+  /** Takes the results of a run that keeps state for the present values. */
+  keep(program: Program, variable: Variable, value: OrtTensor): void {
+    if (value.location === "cpu") this.#come(variable, value);
+    else {
+      this.#replace(variable, value);
+      this.#away.set(variable, program);
+    }
+  }
+
+  /** Brings to the host what a program holds, before its memory goes. */
+  leaving(program: Program): Promise<void> {
+    return this.toHost([...this.#away].flatMap(([v, holder]) => (holder === program ? [v] : [])));
+  }
+
+  #come(variable: Variable, value: OrtTensor): void {
+    this.#replace(variable, value);
+    this.#away.delete(variable);
+  }
+
+  #replace(variable: Variable, value: OrtTensor): void {
+    const buffers = this.buffers(variable);
+    if (buffers.current.location !== "cpu") buffers.current.dispose();
+    buffers.current = value;
+  }
+
   /** Disposes of all programs and removes their files. */
   async dispose(): Promise<void> {
     for (const program of [...this.#programs]) await program.dispose();
@@ -145,7 +197,13 @@ export class Device {
   /** The present values of a variable, copied. Those of a frozen one are what programs compute with, rounded to its `constantDtype`. */
   read(variable: Variable): HostTensor {
     if (variable.frozen) return this.#stored(variable);
-    return hostTensor(variable.dtype, variable.shape, (this.buffers(variable).current.data as TypedArray).slice());
+    const { current } = this.buffers(variable);
+    if (this.#away.has(variable))
+      throw new EspalierError(
+        "on-device",
+        `The present values of "${variable.name}" are in the graphics processor's memory. Await device.toHost() before they are read.`,
+      );
+    return hostTensor(variable.dtype, variable.shape, (current.data as TypedArray).slice());
   }
 
   /** Overwrites the present values of a variable. */
@@ -156,13 +214,14 @@ export class Device {
         `Variable "${variable.name}" is frozen: programs hold its values as constants. Unfreeze it before they are compiled, or set its storage and compile again.`,
       );
     }
-    const target = this.buffers(variable).current.data as TypedArray;
-    if (target.length !== data.length)
+    const count = elementCount(variable.shape);
+    if (count !== data.length)
       throw new EspalierError(
         "shape-mismatch",
-        `Variable "${variable.name}" ${formatShape(variable.shape)} holds ${target.length} elements, got ${data.length}.`,
+        `Variable "${variable.name}" ${formatShape(variable.shape)} holds ${count} elements, got ${data.length}.`,
       );
-    target.set(data as never);
+    if (this.#away.has(variable)) this.#come(variable, this.tensor(hostTensor(variable.dtype, variable.shape, data.slice())));
+    else (this.buffers(variable).current.data as TypedArray).set(data as never);
   }
 
   /** Moves the present values into the variable's storage, so that they outlive the device. */
@@ -176,6 +235,7 @@ export class Device {
 
   /** Forgets the device's buffers of a variable: the next run starts from its storage. */
   release(variable: Variable): void {
+    if (this.#away.delete(variable)) this.#state.get(variable)?.current.dispose();
     this.#state.delete(variable);
   }
 
@@ -187,6 +247,7 @@ export class Device {
   buffers(variable: Variable): Buffers {
     let buffers = this.#state.get(variable);
     if (buffers?.version !== variable.version) {
+      if (this.#away.delete(variable)) buffers?.current.dispose();
       buffers = { current: this.tensor(this.#stored(variable)), spare: undefined, version: variable.version };
       this.#state.set(variable, buffers);
     }

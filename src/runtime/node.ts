@@ -2,7 +2,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import * as ort from "onnxruntime-node";
-import { EspalierError } from "../graph/index.ts";
+import { EspalierError, type Variable } from "../graph/index.ts";
+import type { EncodedModel } from "../onnx/index.ts";
 import { type ComputeDtype, needsPackedWeights } from "../ops/index.ts";
 import { Device, type Platform, type Profiling } from "./device.ts";
 import { ModelFiles } from "./model-files.ts";
@@ -18,6 +19,11 @@ export interface CpuOptions {
 export interface GpuOptions extends CpuOptions {
   /** What training computes matrix products in. Default "float32". */
   compute?: ComputeDtype;
+  /**
+   * Whether weights and moments stay in the graphics processor's memory from step to step; `Device.toHost` brings them back. WebGPU can, ONNX Runtime's
+   * CUDA provider cannot from Node. Default false: they pass through the host.
+   */
+  keepsState?: boolean;
 }
 
 // What goes wrong is thrown: ONNX Runtime need not print it too.
@@ -40,10 +46,12 @@ export const cuda = (options: GpuOptions = {}): Device => nativeDevice("onnx", [
 
 function nativeDevice(provider: "cpu" | "webgpu" | "onnx", executionProviders: string[], options: GpuOptions): Device {
   const files = new ModelFiles();
+  const keepsState = provider === "webgpu" && (options.keepsState ?? false);
   const platform: Platform = {
     ort,
     provider,
     compute: options.compute ?? "float32",
+    keepsState,
     load: readStorage,
     copiesOutputs: provider === "cpu",
     profiling,
@@ -58,11 +66,24 @@ function nativeDevice(provider: "cpu" | "webgpu" | "onnx", executionProviders: s
         // Prepacking would copy every mapped weight into memory.
         extra: { ...common.extra, session: { disable_prepacking: needsPackedWeights(traced) ? "0" : "1" } },
       };
-      return files.open(traced, encodeWith, (path) => ort.InferenceSession.create(path, all));
+      let model: EncodedModel | undefined;
+      const encoding: typeof encodeWith = (external) => {
+        model = encodeWith(external);
+        return model;
+      };
+      return files.open(traced, encoding, (path) =>
+        ort.InferenceSession.create(path, { ...all, ...(keepsState && { preferredOutputLocation: locations(model!) }) }),
+      );
     },
     dispose: () => files.dispose(),
   };
   return new Device(platform);
+}
+
+/** Where the results of a session lie that keeps what variables become: on the device, for kernels that write there. */
+function locations({ outputs, updates }: EncodedModel): Record<string, "cpu" | "gpu-buffer"> {
+  const kept = ([name, { dtype }]: readonly [string, Variable]) => [name, dtype === "float32" ? "gpu-buffer" : "cpu"] as const;
+  return Object.fromEntries([...Array.from(outputs.keys(), (name) => [name, "cpu"] as const), ...Array.from(updates, kept)]);
 }
 
 /** ONNX Runtime adds the time to the name of its file: the file has a directory to itself. */

@@ -30,6 +30,8 @@ type Types = readonly (readonly [name: string, type: TensorType])[];
 export type Accept = (outputs: Readonly<Record<string, HostTensor>>) => boolean;
 
 export interface ProgramOptions {
+  /** Whether updated variables stay where the program computes: the session's outputs lie there, in memory of its own. */
+  keepsState?: boolean | undefined;
   closed?(): void;
   profiling?: Profiling | undefined;
   profiled?(profile: SessionProfile): void;
@@ -48,6 +50,7 @@ export class Program {
   readonly #updates: ReadonlyMap<string, Variable>;
   /** Named dimensions first, then those that follow from them. */
   readonly #open: readonly OpenAxis[];
+  readonly #keepsState: boolean;
   #disposal: Promise<void> | undefined;
   #profiling: Profiling | undefined;
   readonly #profiled: (profile: SessionProfile) => void;
@@ -59,8 +62,9 @@ export class Program {
     device: Device,
     session: InferenceSession,
     model: EncodedModel,
-    { closed = () => undefined, profiling, profiled = () => undefined }: ProgramOptions = {},
+    { keepsState = false, closed = () => undefined, profiling, profiled = () => undefined }: ProgramOptions = {},
   ) {
+    this.#keepsState = keepsState && model.updates.size > 0;
     this.#device = device;
     this.#session = session;
     this.#closed = closed;
@@ -104,6 +108,7 @@ export class Program {
     const fetches: Record<string, OrtTensor | null> = {};
     for (const [name, variable] of this.#variables) fed[name] = this.#device.buffers(variable).current;
     for (const [name, type] of this.#outputs) fetches[name] = this.#sentinel ? this.#device.tensor(emptyTensor(type)) : null;
+    if (this.#keepsState) return this.#runKeeping(fed, fetches, accept);
     const written = Array.from(this.#updates, ([name, variable]) => {
       const buffers = this.#device.writable(variable);
       fetches[name] = buffers.spare;
@@ -113,6 +118,23 @@ export class Program {
     const outputs = Object.fromEntries(this.#outputs.map(([name]) => [name, fromOrt(results[name]!)]));
     if (accept && !accept(outputs)) return outputs;
     for (const buffers of written) [buffers.current, buffers.spare] = [buffers.spare, buffers.current];
+    return outputs;
+  }
+
+  /** As {@link #run}, where what variables become stays in memory that ONNX Runtime allots on the device. */
+  async #runKeeping(
+    fed: Record<string, OrtTensor>,
+    fetches: Record<string, OrtTensor | null>,
+    accept: Accept | undefined,
+  ): Promise<Record<string, HostTensor>> {
+    for (const name of this.#updates.keys()) fetches[name] = null;
+    const results = await this.#fetch(fed, fetches);
+    const outputs = Object.fromEntries(this.#outputs.map(([name]) => [name, fromOrt(results[name]!)]));
+    const accepted = !accept || accept(outputs);
+    for (const [name, variable] of this.#updates) {
+      if (accepted) this.#device.keep(this, variable, results[name]!);
+      else results[name]!.dispose();
+    }
     return outputs;
   }
 
@@ -147,12 +169,17 @@ export class Program {
 
   /** Frees the session when the runs asked for have ended. */
   dispose(): Promise<void> {
-    this.#disposal ??= this.#device.exclusive(async () => {
+    this.#disposal ??= this.#dispose();
+    return this.#disposal;
+  }
+
+  async #dispose(): Promise<void> {
+    if (this.#keepsState) await this.#device.leaving(this);
+    await this.#device.exclusive(async () => {
       this.#endProfile();
       await this.#session.release();
       this.#closed();
     });
-    return this.#disposal;
   }
 }
 
