@@ -1,6 +1,9 @@
 import { createHash } from "node:crypto";
-import { closeSync, openSync, readFileSync, readSync } from "node:fs";
-import { findGguf, GgufFile, openCheckpoint, readStorage } from "../checkpoints/index.ts";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join, relative } from "node:path";
+import { findGguf, GgufFile, hashFile, openCheckpoint, readStorage } from "../checkpoints/index.ts";
+import { dataFiles } from "../data/data-files.ts";
+import { holdsImages } from "../data/image-examples.ts";
 import { EspalierError, type FileStorage } from "../graph/index.ts";
 
 /** SHA-256 of what a run starts from; recorded in run.json, so that a resumed run cannot silently go on from something else. */
@@ -11,22 +14,28 @@ export interface Fingerprints {
 }
 
 export function fingerprints({ data, evalData, model }: { data: string; evalData?: string; model: string }): Fingerprints {
-  return { data: fileHash(data), ...(evalData !== undefined && { evalData: fileHash(evalData) }), model: modelHash(model) };
+  return { data: dataHash(data), ...(evalData !== undefined && { evalData: dataHash(evalData) }), model: modelHash(model) };
 }
 
-/** As `sha256sum` prints it; read in pieces, since data files may be large. */
-function fileHash(file: string): string {
-  const hash = createHash("sha256");
+/** Of a file as `sha256sum` prints it; of a directory or of several files, over their names and hashes. */
+function dataHash(path: string): string {
   try {
-    const descriptor = openSync(file, "r");
-    const piece = Buffer.alloc(1 << 20);
-    for (let n = readSync(descriptor, piece); n > 0; n = readSync(descriptor, piece)) hash.update(piece.subarray(0, n));
-    closeSync(descriptor);
+    if (statSync(path, { throwIfNoEntry: false })?.isFile()) return hashFile(path).sha256;
+    const files = holdsImages(path) ? filesBelow(path) : dataFiles(path);
+    const hash = createHash("sha256");
+    for (const file of files) hash.update(JSON.stringify([relative(path, file), hashFile(file).sha256]));
+    return hash.digest("hex");
   } catch (cause) {
-    throw new EspalierError("data-unreadable", `${file}: cannot be read (${(cause as Error).message}).`, { cause });
+    if (cause instanceof EspalierError) throw cause;
+    throw new EspalierError("data-unreadable", `${path}: cannot be read (${(cause as Error).message}).`, { cause });
   }
-  return hash.digest("hex");
 }
+
+const filesBelow = (directory: string): string[] =>
+  readdirSync(directory, { recursive: true, encoding: "utf8" })
+    .map((name) => join(directory, name))
+    .filter((path) => statSync(path).isFile())
+    .sort();
 
 /** Of each tensor only the beginning is read: a base model may have gigabytes, and weights that were trained further differ everywhere. */
 const sampledBytes = 1024;

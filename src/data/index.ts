@@ -11,6 +11,8 @@ export { type MixedBatches, type MixOptions, Mixture, mixBatches, type Weights }
 export { nearDuplicateGroups } from "./near-duplicates.ts";
 export * from "./packed-batches.ts";
 export { paddedBatches, paddedRows, paddingMaskRows } from "./padded-batches.ts";
+export { type EncodedPreference, preferenceBatches } from "./preference-batches.ts";
+export type { Preference } from "./preferences.ts";
 export { ReadAhead } from "./read-ahead.ts";
 export {
   mixedRecords,
@@ -23,4 +25,6 @@ export {
 export * from "./sequences.ts";
 export * from "./split.ts";
 export { type StreamedBatchOptions, streamedBatches } from "./streamed-batches.ts";
+export { type EncodedPair, type PairBatchOptions, textPairBatches } from "./text-pair-batches.ts";
+export type { TextPair } from "./text-pairs.ts";
 export { type WindowOrder, type WindowOrderOptions, windowOrder } from "./window-order.ts";

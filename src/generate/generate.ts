@@ -106,7 +106,7 @@ async function* run(
 ): AsyncGenerator<string, void> {
   const { maxNewTokens = defaultNewTokens, stop = [], seed = 0 } = options;
   const room = Math.min(maxNewTokens, decoder.room(prompt.length));
-  const ends = new Set([...endIds(decoder, tokenizer), ...(options.endIds ?? [])]);
+  const ends = new Set([...endIdsOf(decoder, tokenizer), ...(options.endIds ?? [])]);
   const random = new Random(seed);
   const seen = new Set(prompt);
   const stream = tokenizer.stream();
@@ -207,7 +207,7 @@ function fitted(
 }
 
 /** Tokens after which nothing comes: those that config.json and generation_config.json name, one or several, and the tokenizer's. */
-function endIds(decoder: TextGenerator, tokenizer: Tokenizer): Set<number> {
+export function endIdsOf(decoder: TextGenerator, tokenizer: Tokenizer): Set<number> {
   const { config, endIds = [] } = decoder.model;
   const ids = [config.eos_token_id, endIds, tokenizer.eosId].flat().filter((id): id is number => typeof id === "number");
   return new Set(ids);

@@ -18,12 +18,16 @@ export function loadSpeechModel(directory: string): SpeechModel {
 /**
  * Loads a recogniser that spells frame by frame. A directory of an encoder will do: the head is then freshly initialised.
  *
+ * @param options `vocabulary`: the rows of a new head; default as config.json says
  * @throws EspalierError as {@link loadSpeechModel}
  */
-export function loadCtcModel(directory: string, options: { seed?: number } = {}): CtcModel {
+export function loadCtcModel(directory: string, options: { seed?: number; vocabulary?: number } = {}): CtcModel {
   const opened = openFamily(directory, "ctcModel");
-  const model = opened.build(opened.config, options.seed);
-  model.headIsFresh = !opened.checkpoint.tensors.has("lm_head.weight");
+  const headIsFresh = !opened.checkpoint.tensors.has("lm_head.weight");
+  const { vocabulary } = options;
+  const config = headIsFresh && vocabulary !== undefined ? { ...(opened.config as object), vocab_size: vocabulary } : opened.config;
+  const model = opened.build(config, options.seed);
+  model.headIsFresh = headIsFresh;
   model.freshModules = modulesOf(fill(model, opened, { otherHeads: model.headIsFresh }));
   return model;
 }

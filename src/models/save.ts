@@ -14,6 +14,7 @@ import {
 import { converted, EspalierError, type Storage } from "../graph/index.ts";
 import { type Module, QuantizedLinear } from "../nn/index.ts";
 import { CausalLM } from "./causal-lm.ts";
+import { CtcModel } from "./ctc-model.ts";
 import { poolingFiles } from "./pooling.ts";
 import { Seq2SeqLM } from "./seq2seq.ts";
 import { SentenceEncoder } from "./text-encoder.ts";
@@ -88,6 +89,7 @@ export function configToSave(
     kept.vocab_size = model.config.vocab_size;
     if (model.head && model.config.tie_word_embeddings === true) kept.tie_word_embeddings = false;
   }
+  if (model instanceof CtcModel) kept.vocab_size = model.config.vocab_size;
   if (problemType) kept.problem_type = problemType;
   if (labels) {
     kept.id2label = Object.fromEntries(labels.map((label, i) => [String(i), label]));

@@ -30,7 +30,7 @@ export function evalCommand(): Command {
     )
     .option("--adapter <adapter>", "adapter that espalier train saved: a directory, or org/name on the Hub")
     .option("--max-length <n>", "tokens per sequence (default: as trained, or 256)", integer(2));
-  return addRunOptions(command, { keys: ["task", "textColumn", "labelColumn", "chatFormat", "batchSize", "baseDtype"] })
+  return addRunOptions(command, { keys: evalKeys })
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: EvalFlags) => {
       const terminal = new Terminal();
@@ -59,6 +59,11 @@ interface Opening {
   config: unknown;
   record: TaskRecord | undefined;
 }
+
+const evalKeys = [
+  ...(["task", "textColumn", "labelColumn", "tokensColumn", "sourceColumn", "targetColumn", "imageColumn", "audioColumn"] as const),
+  ...(["chatFormat", "batchSize", "baseDtype"] as const),
+];
 
 /** A model is measured for what it was trained for; one that continues texts, for what the data are. */
 function useFor(flags: EvalFlags, { base, family, config, record }: Opening): ModelUse {

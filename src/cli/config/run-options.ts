@@ -4,7 +4,7 @@ import { catalogue } from "../../methods/catalogue.ts";
 import { baseDtypes } from "../../models/index.ts";
 import { optimizerNames } from "../../train/optimizers/index.ts";
 import { scheduleNames } from "../../train/schedules.ts";
-import { taskNames, taskNames } from "../../train/tasks/table.ts";
+import { taskNames } from "../../train/tasks/table.ts";
 import { defaultModel } from "../default-model.ts";
 import { list } from "../options.ts";
 import { namedValues } from "./named-values.ts";
@@ -33,12 +33,16 @@ export const dataOptions = {
   task: option(oneOf(taskNames).optional(), {
     help: "what is learnt",
     value: "<task>",
-    byDefault: "as the data say",
+    byDefault: "as data and model say",
   }),
   textColumn: option(text().optional(), { help: "column or key of the text", value: "<name>", byDefault: "text" }),
   labelColumn: option(text().optional(), { help: "column or key of the label", value: "<name>", byDefault: "label" }),
   tokensColumn: option(text().optional(), { help: "column or key of the list of words", value: "<name>", byDefault: "tokens" }),
-  sourceColumn: option(text().optional(), { help: "column or key of the text to answer", value: "<name>", byDefault: "source, or text beside summary" }),
+  sourceColumn: option(text().optional(), {
+    help: "column or key of the text to answer",
+    value: "<name>",
+    byDefault: "source, or text beside summary",
+  }),
   targetColumn: option(text().optional(), { help: "column or key of its answer", value: "<name>", byDefault: "target, or summary" }),
   imageColumn: option(text().optional(), { help: "column or key of the image's path", value: "<name>", byDefault: "image" }),
   audioColumn: option(text().optional(), { help: "column or key of the WAV file's path", value: "<name>", byDefault: "audio" }),

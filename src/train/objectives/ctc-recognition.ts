@@ -17,7 +17,7 @@ export function ctcRecognition(model: CtcModel): Objective {
     trace({ values, attentionMask, labels }) {
       const { logits, lengths } = model.forward({ values: values!, attentionMask });
       const { losses, weights } = ctcLoss(logits, labels!, { blank: model.blank, lengths });
-      return { total: sum(losses), weight: sum(weights), outputs: { logits } };
+      return { total: sum(losses), weight: sum(weights), outputs: { logits, ...(lengths && { lengths }) } };
     },
   };
 }

@@ -3,18 +3,49 @@ import { EspalierError } from "../../graph/index.ts";
 import type { Family } from "../../models/family.ts";
 import { type ChatRecord, chat } from "./chat.ts";
 import { type ClassificationRecord, classification } from "./classification.ts";
+import { type CtcRecord, ctc } from "./ctc.ts";
+import { type ImageClassificationRecord, imageClassification } from "./image-classification.ts";
 import type { DataSample, TaskKind } from "./kind.ts";
 import { type LanguageRecord, languageModeling } from "./language-modeling.ts";
+import { type MaskedRecord, maskedLM } from "./masked-lm.ts";
+import { type PreferenceRecord, preference } from "./preference.ts";
+import { type RegressionRecord, regression } from "./regression.ts";
+import { type SimilarityRecord, sentenceSimilarity } from "./sentence-similarity.ts";
+import { type Seq2SeqRecord, seq2seq } from "./seq2seq.ts";
+import { type TokenClassificationRecord, tokenClassification } from "./token-classification.ts";
 
 /** A row, whatever its examples, record and model are. */
 // biome-ignore lint/suspicious/noExplicitAny: the table forgets what each row's own parts are; a row's functions get what its other functions made.
 export type AnyTaskKind = TaskKind<any, any, any>;
 
 /** What espalier.json may hold. */
-export type TaskRecord = ChatRecord | ClassificationRecord | LanguageRecord;
+export type TaskRecord =
+  | ChatRecord
+  | ClassificationRecord
+  | RegressionRecord
+  | TokenClassificationRecord
+  | LanguageRecord
+  | MaskedRecord
+  | Seq2SeqRecord
+  | ImageClassificationRecord
+  | CtcRecord
+  | PreferenceRecord
+  | SimilarityRecord;
 
 /** In this order data are recognised. */
-export const taskKinds: readonly AnyTaskKind[] = [chat, classification, languageModeling];
+export const taskKinds: readonly AnyTaskKind[] = [
+  chat,
+  preference,
+  sentenceSimilarity,
+  tokenClassification,
+  imageClassification,
+  ctc,
+  classification,
+  regression,
+  seq2seq,
+  languageModeling,
+  maskedLM,
+];
 
 export const taskNames: readonly string[] = taskKinds.map(({ name }) => name);
 

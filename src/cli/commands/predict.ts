@@ -1,0 +1,57 @@
+import { Command } from "commander";
+import { EspalierError } from "../../graph/index.ts";
+import type { BaseDtype } from "../../models/index.ts";
+import { cpu } from "../../runtime/node.ts";
+import type { PredictionInput } from "../../train/tasks/kind.ts";
+import { openAdapted } from "../adapted.ts";
+import { baseDtypeOption } from "../base-dtype-option.ts";
+import { Terminal } from "../terminal.ts";
+
+interface PredictFlags {
+  adapter?: string;
+  model?: string;
+  baseDtype: BaseDtype;
+  json?: boolean;
+}
+
+export function predictCommand(): Command {
+  return new Command("predict")
+    .description(
+      "Ask a model that espalier train trained: labels of texts, words and images, numbers, texts of texts, what recordings say.",
+    )
+    .argument("<files...>", "texts, e-mails (.eml), images or directories of them, WAV files, or data files without labels")
+    .option("--adapter <adapter>", "adapter that espalier train saved: a directory, or org/name on the Hub")
+    .option(
+      "--model <model>",
+      "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole trained model",
+    )
+    .addOption(baseDtypeOption())
+    .option("--json", "print the results as one JSON object in the last line")
+    .action(async (files: string[], flags: PredictFlags, command: Command) => {
+      const terminal = new Terminal();
+      if (flags.adapter === undefined && flags.model === undefined)
+        command.error("error: give --adapter, or the --model of a whole trained model");
+      const { use, loaded } = await openAdapted(flags, { baseDtype: flags.baseDtype });
+      const predictor = use?.kind.predictor?.(loaded, use.record, cpu());
+      if (!predictor)
+        throw new EspalierError(
+          "nothing-to-predict",
+          `${flags.adapter ?? flags.model} ${use ? `was trained for ${use.kind.name}` : "has no record of what it was trained for"}. What continues or answers texts is asked by espalier generate and espalier chat.`,
+        );
+      const inputs: PredictionInput[] = [];
+      for (const file of files) inputs.push(...(await predictor.read(file)));
+      const { results, notes } = await predictor.predict(inputs.map(({ input }) => input));
+      for (const note of notes) terminal.line(note);
+      const where = ({ file, line }: PredictionInput) => (line === undefined ? file : `${file}:${line}`);
+      for (const [i, { shown }] of results.entries()) terminal.line(`${shown}  ${where(inputs[i]!)}`);
+      if (flags.json)
+        terminal.json({
+          task: use!.kind.name,
+          results: results.map(({ fields }, i) => {
+            const { file, line } = inputs[i]!;
+            return { file, ...(line !== undefined && { line }), ...fields };
+          }),
+        });
+      await predictor.dispose();
+    });
+}
