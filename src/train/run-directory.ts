@@ -67,7 +67,12 @@ export class RunDirectory {
     }
   }
 
-  /** Writes a checkpoint, then removes all but the newest `keep`, and those of later steps: this run never reached them. Returns its path. */
+  /** Removes the checkpoints of later steps, which a resumed run writes again: they are damaged. */
+  removeCheckpointsAfter(step: number): void {
+    for (const later of this.checkpoints()) if (later.step > step) removeCheckpoint(later.path);
+  }
+
+  /** Writes a checkpoint, then removes all but the newest `keep`, and those of later steps. Returns its path. */
   saveCheckpoint(state: TrainerState, variables: readonly Variable[], device: Device, keep: number): string {
     const directory = join(this.path, "checkpoints");
     const path = join(directory, `step-${state.step}`);
@@ -79,10 +84,8 @@ export class RunDirectory {
       // The steps that the checkpoint stands for, before the checkpoint.
       this.#metrics.flush();
       writeCheckpoint(path, state, variables, device);
-      const others = this.checkpoints().filter((other) => other.step !== state.step);
-      const earlier = others.filter(({ step }) => step < state.step);
-      const kept = new Set(earlier.slice(Math.max(0, earlier.length + 1 - keep)));
-      for (const other of others) if (!kept.has(other)) removeCheckpoint(other.path);
+      this.removeCheckpointsAfter(state.step);
+      for (const old of this.checkpoints().slice(0, -keep)) removeCheckpoint(old.path);
     } catch (cause) {
       const reason = cause instanceof EspalierError ? cause.message : `${(cause as Error).message}.`;
       if (cause instanceof EspalierError && cause.code === "not-finite")

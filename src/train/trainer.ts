@@ -146,6 +146,7 @@ class Trainer {
     if (latest) {
       this.#state = this.#run!.loadCheckpoint(latest.path, this.#variables, device);
       this.#methods.restore(this.#state.methods);
+      this.#run!.removeCheckpointsAfter(this.#state.step);
       this.#checkpoint = latest.path;
       this.#saved = this.#state.step;
     } else {
