@@ -7,6 +7,7 @@ export {
   rSquared,
   spearmanCorrelation,
 } from "./regression.ts";
+export { retrieval } from "./retrieval.ts";
 export { type Rouge, rouge } from "./rouge.ts";
 export { marksSpans, type Span, spanF1, spansOf } from "./spans.ts";
 export { characterErrorRate, wordErrorRate } from "./speech.ts";

@@ -74,15 +74,25 @@ function answerLogProbabilities(model: LanguageModel, ids: Tensor, targets: Tens
 }
 
 function referenceOf(model: LanguageModel, ids: Tensor, targets: Tensor): Tensor {
-  const adapters = [...model.namedModules()].filter(([, module]) => module.standsOn);
-  const own = new Set(adapters.flatMap(([, module]) => module.parameters().filter((p) => !module.standsOn!.parameters().includes(p))));
-  const changed = model.trainableParameters().find((p) => !own.has(p));
-  if (adapters.length === 0 || changed)
-    throw new EspalierError(
-      "no-reference",
-      `The reference would be the model without its adapters, but ${changed ? `"${changed.name}" of the model itself is trained` : "it has none"}. Compute the reference's log-probabilities before training and feed them as \`reference\`, or train with a method such as lora.`,
-    );
+  checkReference(model);
   return outOfTraining(() => withoutAdapters(() => answerLogProbabilities(model, ids, targets).logProbabilities));
+}
+
+/** Whether the model without its adapters stays what it is while they are trained. Throws `no-reference` where it does not. */
+export function checkReference(model: Module): void {
+  const adapters = [...model.namedModules()].filter(([, module]) => module.standsOn);
+  const own = new Set(
+    adapters.flatMap(([, module]) => {
+      const below = new Set(module.standsOn!.parameters());
+      return module.parameters().filter((parameter) => !below.has(parameter));
+    }),
+  );
+  const changed = model.trainableParameters().find((parameter) => !own.has(parameter));
+  if (adapters.length > 0 && !changed) return;
+  throw new EspalierError(
+    "no-reference",
+    `The reference would be the model without its adapters, but ${changed ? `"${changed.name}" of the model itself is trained` : "it has none"}. Train with a method such as lora, or compute the reference's log-probabilities before training and feed them as \`reference\`.`,
+  );
 }
 
 /**

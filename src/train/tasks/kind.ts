@@ -24,6 +24,14 @@ export interface TaskOptions {
   maskShare?: number | undefined;
   wholeWords?: boolean | undefined;
   packing?: boolean | undefined;
+  /** Of sentence similarity; see `ContrastiveOptions`. */
+  scale?: number | undefined;
+  symmetric?: boolean | undefined;
+  chunk?: number | undefined;
+  /** Of preferences; see `DirectPreferenceOptions`. */
+  preferenceLoss?: "sigmoid" | "hinge" | "ipo" | undefined;
+  beta?: number | undefined;
+  labelSmoothing?: number | undefined;
 }
 
 export const defaultLength = 256;
