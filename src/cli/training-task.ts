@@ -13,6 +13,7 @@ import type { Task } from "../train/tasks/task.ts";
 import type { TrainFlags } from "./commands/train.ts";
 import { flagName } from "./config/run-option.ts";
 import { readTaskRecord } from "./task-record.ts";
+import { withTeacher } from "./teacher.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** Reads data and model of `espalier train`. */
@@ -37,10 +38,11 @@ export async function prepareTask(flags: TrainFlags, device: Device, terminal: T
   kind.begin?.(loaded, record, device);
   const { batchSize, seed, packing } = flags as TrainFlags & TaskOptions;
   const cache = cacheDirectory();
+  const learnt = await withTeacher(task, { kind, loaded, record, examples: train, flags });
   const task = kind.task(loaded, { train, heldOut, batchSize, seed, cache, ...(packing && { packing }) }, record, device);
   const { majority } = task;
   if (majority) terminal.line(`Held-out majority class "${majority.label}": accuracy ${majority.accuracy.toFixed(4)}.`);
-  return task;
+  return learnt;
 }
 
 /** What data look like, for {@link chooseTask}. */

@@ -53,6 +53,35 @@ export const dataOptions = {
   }),
   maskShare: option(between(0.01, 1).optional(), { help: "share of the tokens that masked-lm hides", value: "<share>", byDefault: "0.15" }),
   wholeWords: option(toggle().optional(), { help: "masked-lm hides the parts of a word together" }),
+  scale: option(between(0.001).optional(), {
+    help: "sentence-similarity: factor on the cosines, 1/temperature",
+    value: "<x>",
+    byDefault: "20",
+  }),
+  symmetric: option(toggle().optional(), { help: "sentence-similarity: anchors are chosen for positives, too" }),
+  chunk: option(whole(1).optional(), {
+    help: "sentence-similarity: texts encoded at one time; less memory for large batches, the same gradient",
+    value: "<n>",
+    byDefault: "the whole batch",
+  }),
+  preferenceLoss: option(oneOf(["sigmoid", "hinge", "ipo"]).optional(), {
+    help: "loss of preferences",
+    value: "<name>",
+    byDefault: "sigmoid",
+  }),
+  beta: option(between(1e-6).optional(), { help: "how dear it is to leave the reference, in preferences", value: "<x>", byDefault: "0.1" }),
+  labelSmoothing: option(between(0, 0.49).optional(), {
+    help: "share of preferences that are taken to be the wrong way round",
+    value: "<share>",
+    byDefault: "0",
+  }),
+  teacher: option(text().optional(), {
+    help: "model to learn from as well, for language-modeling and classification: a directory, or a name on the Hub",
+    value: "<model>",
+    path: true,
+  }),
+  teacherShare: option(between(0, 1).optional(), { help: "share of the loss that is the teacher's", value: "<share>", byDefault: "0.5" }),
+  temperature: option(between(0.01).optional(), { help: "temperature of the teacher's distributions", value: "<x>", byDefault: "2" }),
   chatFormat: option(oneOf(chatFormatNames).optional(), {
     help: "built-in chat format in place of the model's own template",
     value: "<name>",

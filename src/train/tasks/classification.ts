@@ -9,7 +9,7 @@ import { loadSequenceClassifier } from "../../models/load.ts";
 import { floats, type Linear } from "../../nn/index.ts";
 import type { Device } from "../../runtime/index.ts";
 import { accuracy, macroF1, majorityClass, matthewsCorrelation, precisionRecallF1, rocAuc } from "../metrics/index.ts";
-import { sequenceClassification } from "../objectives/index.ts";
+import { distilledClassification, sequenceClassification } from "../objectives/index.ts";
 import { Classifier, type ClassifierOptions } from "./classifier.ts";
 import { defaultLength, type TaskKind } from "./kind.ts";
 import { planLabels, refuseUnknown } from "./labels.ts";
@@ -34,7 +34,7 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
   summary: "one label for each text",
   data: '{"text": "…", "label": "…"}',
   needs: "sequenceClassifier",
-  options: ["textColumn", "labelColumn", "template", "positive"],
+  options: ["textColumn", "labelColumn", "template", "positive", "teacher", "teacherShare", "temperature"],
   record,
   recognises: ({ record, options: { labelColumn = "label" } }) => isLabel(record?.[labelColumn]),
   read(path, columns) {
@@ -57,6 +57,14 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
     if (model.headIsFresh && model instanceof DecoderForSequenceClassification) initialiseHeadFromLabels(model, tokenizer, labels, device);
   },
   task: ({ model, tokenizer }, data, record, device) => classificationTask(model, tokenizer, device, { ...data, ...record }),
+  distilled(student, { model }, options) {
+    if (model.headIsFresh)
+      throw new EspalierError(
+        "bad-option",
+        "The teacher has no classification head of its own: give one that was trained for these labels.",
+      );
+    return distilledClassification(student.model, model, options);
+  },
   saved: ({ labels }) => ({ labels }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
   predictor({ model, tokenizer }, record, device) {

@@ -33,6 +33,10 @@ export interface TaskOptions {
   beta?: number | undefined;
   labelSmoothing?: number | undefined;
 }
+  /** A model to learn from as well; see `DistillationOptions`. */
+  teacher?: string | undefined;
+  teacherShare?: number | undefined;
+  temperature?: number | undefined;
 
 export const defaultLength = 256;
 
@@ -116,6 +120,8 @@ export interface TaskKind<E extends Example, R extends { readonly task: string }
   begin?(loaded: L, record: R, device: Device): void;
   task(loaded: L, data: TaskData<E>, record: R, device: Device): Task;
   /** What the configuration of a whole trained model says of its head. */
+  /** What is learnt in the place of {@link task}'s objective where there is a teacher. Absent for tasks without one. */
+  distilled?(student: L, teacher: L, options: DistillationOptions): Objective;
   saved?(record: R): Pick<SaveModelOptions, "labels" | "problemType">;
   /** The record with another length; absent where nothing is read in tokens. */
   withLength?(record: R, length: number): R;

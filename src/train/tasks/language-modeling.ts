@@ -7,7 +7,7 @@ import type { CausalLM } from "../../models/causal-lm.ts";
 import { loadCausalLM } from "../../models/load.ts";
 import type { Device } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
-import { causalLanguageModel } from "../objectives/index.ts";
+import { causalLanguageModel, distilledLanguageModel } from "../objectives/index.ts";
 import { defaultLength, type TaskKind } from "./kind.ts";
 import { type LoadedText, loadText } from "./loaded-text.ts";
 import { packingNote } from "./packing-note.ts";
@@ -22,7 +22,7 @@ export const languageModeling: TaskKind<Example, LanguageRecord, LoadedText<Caus
   summary: "how texts go on",
   data: '{"text": "…"}, or a .txt file',
   needs: "causalLM",
-  options: ["textColumn", "packing"],
+  options: ["textColumn", "packing", "teacher", "teacherShare", "temperature"],
   record,
   recognises: () => true,
   read: readExamples,
@@ -31,6 +31,7 @@ export const languageModeling: TaskKind<Example, LanguageRecord, LoadedText<Caus
   plan: ({ options: { maxLength = defaultLength } }) => ({ task: "language-modeling", sequenceLength: maxLength }),
   load: (directory) => loadText(directory, loadCausalLM),
   task: ({ model, tokenizer }, data, record, device) => languageModelingTask(model, tokenizer, device, { ...data, ...record }),
+  distilled: (student, teacher, options) => distilledLanguageModel(student.model, teacher.model, options),
   withLength: (record, sequenceLength) => ({ ...record, sequenceLength }),
 };
 
