@@ -17,7 +17,7 @@ import { between, oneOf, option, type RunOption, text, toggle, whole } from "./r
 
 export const dataOptions = {
   data: option(text().optional(), {
-    help: "training data: .jsonl or .csv with text (and label), .jsonl of conversations, or .txt",
+    help: "training data: .jsonl, .csv or .parquet of texts, conversations or paths; .txt; a directory of such files or of images",
     value: "<file>",
     byDefault: "required",
     path: true,
@@ -89,6 +89,14 @@ export const dataOptions = {
   }),
   positive: option(text().optional(), { help: "label that F1 and ROC AUC speak of", value: "<label>", byDefault: "the rarer one" }),
   maxLength: option(whole(2).default(256), { help: "tokens per sequence", value: "<n>" }),
+  buckets: option(z.union([z.literal("auto"), z.array(whole(1)).min(1)], 'It must be "auto" or a list of lengths.').optional(), {
+    help: "lengths of training batches, e.g. 64,128,256, or auto: those with the least padding",
+    value: "<lengths>",
+    parse: (given) => (given === "auto" ? given : list(given).map(Number)),
+    byDefault: "a quarter, a half and all of --max-length",
+  }),
+  maxShapes: option(whole(1).optional(), { help: "most lengths that --buckets auto chooses", value: "<n>", byDefault: "4" }),
+  cache: option(toggle().default(true), { help: "keep no token ids for the next run", free: true }),
 };
 
 export const modelOptions = {

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { readConversations } from "../../data/conversations.ts";
 import { type Conversation, conversationBatches, conversationExamples, packedBatches, type Truncation } from "../../data/index.ts";
-import { cachedTable, contentKey, tokenizerKey } from "../../data/records.ts";
+import { type CacheOptions, cachedTable, contentKey, tokenizerKey } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { type ChatTemplate, encodeConversation, type Tokenizer, turnEnd } from "../../inputs/index.ts";
 import { chatTemplateFromDirectory } from "../../inputs/text/chat-template-directory.ts";
@@ -99,7 +99,12 @@ export function chatTask(model: CausalLM, tokenizer: Tokenizer, template: ChatTe
 }
 
 /** Ids and who says them, from the cache where these conversations were encoded before. */
-function encodeAll(tokenizer: Tokenizer, template: ChatTemplate, conversations: readonly Conversation[], cache: string | false = false) {
+function encodeAll(
+  tokenizer: Tokenizer,
+  template: ChatTemplate,
+  conversations: readonly Conversation[],
+  cache: CacheOptions = { cache: false },
+) {
   const tokenizerPart = tokenizerKey(tokenizer);
   const known = tokenizerPart !== undefined && template.fingerprint !== undefined;
   const said = conversations.map(({ messages, tools }) => JSON.stringify([messages, tools]));
@@ -112,7 +117,7 @@ function encodeAll(tokenizer: Tokenizer, template: ChatTemplate, conversations: 
         rows.add(ids, assistant);
       }
     },
-    { cache: known ? cache : false },
+    known ? cache : { cache: false },
   );
   const encoded = conversations.map(({ file, line }, row) => ({
     ids: Array.from(table.ids(row)),

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type BatchSource, documentExamples, type EncodedExample, type Example, languageBatches, packedBatches } from "../../data/index.ts";
-import { encodedTexts, readExamples } from "../../data/records.ts";
+import { type CacheOptions, encodedTexts, readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { CausalLM } from "../../models/causal-lm.ts";
@@ -43,12 +43,12 @@ export interface LanguageTaskOptions extends TaskData {
 }
 
 /** Token ids of each text and an end-of-text token. */
-function encoded(examples: readonly Example[], tokenizer: Tokenizer, cache: string | false = false): EncodedExample[] {
+function encoded(examples: readonly Example[], tokenizer: Tokenizer, cache: CacheOptions = { cache: false }): EncodedExample[] {
   const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
   const table = encodedTexts(
     tokenizer,
     examples.map(({ text }) => text),
-    { cache },
+    cache,
   );
   const texts = examples.map(({ file, line }, row) => ({ ids: [...table.ids(row), ...end], description: `${file}:${line}` }));
   table.close();

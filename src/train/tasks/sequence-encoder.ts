@@ -1,5 +1,5 @@
 import type { EncodedExample, Truncation } from "../../data/index.ts";
-import { encodedTexts } from "../../data/records.ts";
+import { type CacheOptions, encodedTexts } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { Family } from "../../models/family.ts";
@@ -50,14 +50,14 @@ export class SequenceEncoder {
   /** @param cache where ids are kept for the next time; nowhere unless told */
   encode(
     texts: readonly { text: string; label?: number; description: string }[],
-    cache: string | false = false,
+    cache: CacheOptions = { cache: false },
   ): { examples: EncodedExample[]; truncation: Truncation } {
     let count = 0;
     let longest = 0;
     const table = encodedTexts(
       this.#tokenizer,
       texts.map(({ text }) => text),
-      { cache },
+      cache,
     );
     const examples = texts.map(({ label, description }, row) => {
       const ids = Array.from(table.ids(row));
