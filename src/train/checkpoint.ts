@@ -29,6 +29,8 @@ const stateSchema = z.object({
   updates: z.record(z.string(), count()),
   /** What methods keep on the host. */
   methods: z.array(z.object({ name: z.string(), state: z.unknown() })),
+  /** Where products are computed in float16. */
+  lossScale: z.object({ scale: z.number(), goodSteps: count() }).optional(),
 });
 
 /** The position of a run, beside its tensors. */

@@ -1,4 +1,5 @@
 import { type BatchSource, ReadAhead } from "../data/index.ts";
+import { computingIn } from "../ops/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import { type Jit, jit } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
@@ -15,7 +16,7 @@ export class Evaluator {
 
   constructor(device: Device, objective: Objective) {
     this.#program = jit(device, (inputs) => {
-      const { total, weight, outputs } = objective.trace(inputs);
+      const { total, weight, outputs } = computingIn(device.compute, () => objective.trace(inputs));
       return { total, weight, ...outputs };
     });
   }

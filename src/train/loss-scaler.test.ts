@@ -1,15 +1,21 @@
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { refusal } from "../checkpoints/refusal.ts";
+import type { MemoryStorage } from "../graph/index.ts";
 import { lora } from "../methods/index.ts";
 import { loadCausalLM } from "../models/index.ts";
-import { type HostTensor, hostTensor } from "../runtime/index.ts";
+import { mul } from "../ops/index.ts";
+import { Device, type HostTensor, hostTensor } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { LossScaler } from "./loss-scaler.ts";
 import { applyWeights } from "./method.ts";
-import { causalLanguageModel } from "./objectives/index.ts";
+import { causalLanguageModel, type Objective } from "./objectives/index.ts";
 import { adamW, oneGroup } from "./optimizers/index.ts";
 import { Accumulator, type StepOptions, stepFeeds, traceStep } from "./step.ts";
+import type { StepReport, TrainOptions } from "./train-options.ts";
+import { train } from "./trainer.ts";
 
 const device = cpu({ threads: 1 });
 afterAll(() => device.dispose());
@@ -102,5 +108,73 @@ describe("a step with products in float16", () => {
     const [plain, scaled] = [await sums(1), await sums(2 ** 10)];
     expect(Math.abs(plain - scaled)).toBeLessThan(1e-2 * plain);
     expect(plain).toBeGreaterThan(0);
+  });
+});
+
+describe("a run in float16", () => {
+  const root = mkdtempSync(join(tmpdir(), "espalier-loss-scale-"));
+  afterAll(() => rmSync(root, { recursive: true }));
+  const narrow = new Device({ ...device.platform, compute: "float16" });
+
+  /** On the way back there is a factor of 1e36, which larger scales overflow at: a float16 in small. */
+  function narrowPass(base: Objective): Objective {
+    return {
+      ...base,
+      trace(inputs) {
+        const out = base.trace(inputs);
+        return { ...out, total: mul(mul(out.total, 1e-36), 1e36) };
+      },
+    };
+  }
+
+  async function run(name: string, steps: number, over: Partial<TrainOptions> = {}) {
+    const model = loadCausalLM(fixture("llama-tiny"));
+    const int64 = (values: number[]) => hostTensor("int64", [1, values.length], BigInt64Array.from(values, BigInt));
+    const ids = [5, 9, 12, 40, 7, 81, 22, 64];
+    const feeds = { ids: int64(ids), targets: int64([...ids.slice(1), -100]) };
+    const reports: StepReport[] = [];
+    const result = await train({
+      model,
+      objective: narrowPass(causalLanguageModel(model)),
+      data: { batchesPerEpoch: 1, batch: () => ({ feeds, tokens: 8, examples: 1, description: "a batch" }) },
+      device: narrow,
+      methods: [lora({ rank: 2 })],
+      optimizer: adamW({ learningRate: 0.02 }),
+      steps: 12,
+      pauseAt: steps,
+      directory: join(root, name),
+      onStep: (report) => reports.push(report),
+      ...over,
+    });
+    const weights = model.trainableParameters().map((p) => Array.from((p.storage as MemoryStorage).data as Float32Array));
+    return { reports, weights, state: JSON.parse(readFileSync(join(result.checkpoint!, "trainer.json"), "utf8")) };
+  }
+
+  test("halves its scale until gradients fit, without stopping or learning from what did not; resumed, it goes on with that scale", async () => {
+    const { reports, weights, state } = await run("whole", 12);
+    const overflowed = reports.filter(({ gradientNorm }) => !Number.isFinite(gradientNorm)).length;
+    expect(overflowed).toBeGreaterThan(2);
+    expect(overflowed).toBeLessThan(8);
+    expect(state).toMatchObject({ withoutUpdate: overflowed, lossScale: { scale: 2 ** (16 - overflowed), goodSteps: 12 - overflowed } });
+    for (const { loss } of reports.slice(0, overflowed)) expect(loss).toBe(reports[0]!.loss);
+    expect(reports.at(-1)!.loss).toBeLessThan(0.9 * reports[0]!.loss);
+    await run("parts", 3);
+    const second = await run("parts", 12, { resume: true });
+    expect(second.weights).toEqual(weights);
+    expect(second.state).toEqual(state);
+  });
+
+  test("what no scale mends is an error, and so is a loss that is not finite", async () => {
+    const broken = (factor: number): Partial<TrainOptions> => {
+      const model = loadCausalLM(fixture("llama-tiny"));
+      const base = causalLanguageModel(model);
+      const trace: Objective["trace"] = (inputs) => {
+        const out = base.trace(inputs);
+        return { ...out, total: mul(mul(mul(out.total, 1e-36), 1e36), factor) };
+      };
+      return { model, objective: { ...base, trace } };
+    };
+    await expect(run("loss", 12, broken(Number.NaN))).rejects.toThrow(/Step 1: the loss became NaN/);
+    await expect(run("gradients", 90, { ...broken(1e30), steps: 90 })).rejects.toThrow(/the gradient norm became/);
   });
 });

@@ -38,6 +38,10 @@ export class LossScaler {
     return this.#scale;
   }
 
+  get canShrink(): boolean {
+    return this.#scale > smallest;
+  }
+
   /** Tells how a step went, before the next one. */
   update(finite: boolean): void {
     this.#goodSteps = finite ? this.#goodSteps + 1 : 0;

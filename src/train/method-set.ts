@@ -58,6 +58,8 @@ export class MethodSet {
   }
 
   async afterStep(report: StepReport, context: StepContext): Promise<void> {
+    // They may read what the step has made of the weights.
+    if (this.#methods.some((m) => m.afterStep)) await context.device.toHost();
     for (const m of this.#methods) await m.afterStep?.(report, context);
   }
 

@@ -2,6 +2,7 @@ import type { ReadAhead } from "../data/index.ts";
 import type { Traced } from "../graph/index.ts";
 import { randomInputs } from "../nn/index.ts";
 import { type Device, type HostTensor, hostTensor, type Jit, jitTraced } from "../runtime/index.ts";
+import type { LossScaler } from "./loss-scaler.ts";
 import { Accumulator, type StepOptions, type StepScalars, stepFeeds, traceStep } from "./step.ts";
 
 export interface StepRunnerOptions extends StepOptions {
@@ -12,6 +13,8 @@ export interface StepRunnerOptions extends StepOptions {
   seed: number;
   /** A batch whose loss or gradients are not finite: the step ends with it and changes nothing, or goes on as if it had not been. */
   notFinite: "stop" | "skip";
+  /** Where products are computed in float16. Gradients that overflow in it are for the scale to mend: they count neither as a failure nor as skipped. */
+  lossScaler?: LossScaler | undefined;
 }
 
 /** What was not finite, and where. */
@@ -28,6 +31,8 @@ export interface StepOutcome {
   tokens: number;
   /** Whether weights and moments moved on. If not, they are as they were, bit for bit. */
   updated: boolean;
+  /** Whether it was the scaled gradients that were not finite: the step changed nothing, and the next has a smaller scale. */
+  overflowed: boolean;
   skipped: Skipped[];
   skippedBatches: number;
   milliseconds: StepMilliseconds & { compile: number };
@@ -73,7 +78,9 @@ export class StepRunner {
     const [began, sessionBefore, compiledBefore] = [performance.now(), device.sessionMilliseconds, this.#compiled];
     this.#compile = 0;
     const { scalars, further } = scalarsOf();
-    const common = stepFeeds(optimizer, scalars);
+    const { lossScaler } = this.#o;
+    const common = stepFeeds(optimizer, lossScaler ? { ...scalars, lossScale: lossScaler.scale } : scalars);
+    let overflowed = false;
     let [total, weight, tokens, gradientNorm, counted, data] = [0, 0, 0, Number.NaN, 0, 0];
     let updated = false;
     const skipped: Skipped[] = [];
@@ -85,7 +92,8 @@ export class StepRunner {
       const batch = await batches.take(index);
       data += performance.now() - asked;
       const out = await this.#call(this.#program, { ...batch.feeds, ...further }, { ...common, ...randomFeeds(seed, index) });
-      if (!out.finite) {
+      overflowed ||= out.overflow;
+      if (!out.finite && !out.overflow) {
         skipped.push({ what: out.what, batch: batch.description });
         continue;
       }
@@ -100,17 +108,20 @@ export class StepRunner {
       const out = await this.#call(this.#update, {}, common, weight);
       [gradientNorm, updated] = [out.gradientNorm, out.accepted];
       if (!updated) this.#accumulator!.clear(device);
-      if (!out.finite) {
+      overflowed = out.overflow;
+      if (!out.finite && !out.overflow) {
         skipped.push({ what: out.what, batch: descriptions.join("; ") });
         [counted, tokens, total, weight] = [0, 0, Number.NaN, 1];
       }
     }
+    if (overflowed || updated) lossScaler?.update(!overflowed);
     const [session, compile, all] = [device.sessionMilliseconds - sessionBefore, this.#compile, performance.now() - began];
     return {
       loss: counted === 0 ? Number.NaN : weight === 0 ? 0 : total / weight,
       gradientNorm,
       tokens,
       updated,
+      overflowed,
       skipped,
       skippedBatches: accumulate - counted,
       milliseconds: { data, session, compile, rest: all - data - session - compile },
@@ -146,7 +157,9 @@ export class StepRunner {
       accepted = what === "" && !(weight === 0 && norm === 0);
       return accepted;
     });
-    return { ...figures, accepted };
+    // At the smallest scale it is no longer the scale.
+    const overflow = !figures.finite && Number.isFinite(figures.total) && this.#o.lossScaler?.canShrink === true;
+    return { ...figures, accepted, overflow };
   }
 
   async dispose(): Promise<void> {

@@ -3,7 +3,8 @@ import type { Module } from "../nn/index.ts";
 import type { Device } from "../runtime/index.ts";
 import type { Method } from "./method.ts";
 import type { Objective } from "./objectives/index.ts";
-import type { Optimizer } from "./optimizers/index.ts";
+import type { AverageOptions, Optimizer } from "./optimizers/index.ts";
+import type { GroupRule } from "./parameter-groups.ts";
 import type { RunLock } from "./run-lock.ts";
 import type { Schedule } from "./schedules.ts";
 import type { StepMilliseconds } from "./step-runner.ts";
@@ -18,7 +19,13 @@ export interface TrainOptions {
   schedule?: Schedule;
   /** Optimizer steps in total. */
   steps: number;
+  /** Ends the run after this step for now, with a checkpoint, as `signal` does: for a search that trains what is worth it further. */
+  pauseAt?: number;
   methods?: readonly Method[];
+  /** Learning rates, decays, schedules and steps of parameters by their names. A rule that fits no trained parameter is an error. */
+  groups?: readonly GroupRule[];
+  /** Keeps an exponential moving average of the trained weights, with which evaluations are made; at the end of the run it is in the weights' place. */
+  average?: AverageOptions;
   /** Batches per optimizer step. Default 1. */
   accumulate?: number;
   /** Gradients are scaled down to this global norm; Infinity: never. Default 1. */

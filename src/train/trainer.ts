@@ -1,10 +1,12 @@
 import { type BatchSource, ReadAhead } from "../data/index.ts";
 import { EspalierError, type Variable } from "../graph/index.ts";
 import { initialState, type TrainerState } from "./checkpoint.ts";
+import { LossScaler } from "./loss-scaler.ts";
 import { withMemoryAdvice } from "./memory-advice.ts";
 import { applyWeights } from "./method.ts";
 import { MethodSet } from "./method-set.ts";
-import type { OptimizerState, ParameterGroup } from "./optimizers/index.ts";
+import { averaged, type Optimizer, type OptimizerState, type ParameterGroup, swapAverages } from "./optimizers/index.ts";
+import { describeRule, learningRateOf, parameterGroups } from "./parameter-groups.ts";
 import { RunDirectory } from "./run-directory.ts";
 import { lockRun } from "./run-lock.ts";
 import type { StepOptions } from "./step.ts";
@@ -40,6 +42,7 @@ class Trainer {
   readonly #stepOptions: StepOptions;
   readonly #run: RunDirectory | undefined;
   readonly #runner: StepRunner;
+  readonly #lossScaler: LossScaler | undefined;
   readonly #notice: (message: string) => void;
   readonly #milliseconds: RunMilliseconds = { data: 0, session: 0, compile: 0, checkpoints: 0, evaluations: 0, rest: 0 };
   /** Of steps whose programs were compiled before. */
@@ -64,10 +67,10 @@ class Trainer {
       );
     this.#accumulate = accumulate;
     applyWeights(model, methods);
-    const parameters = model.trainableParameters();
-    this.#methods = new MethodSet(methods, parameters);
+    const parameters = [...model.trainableParameters(), ...(options.objective.parameters ?? [])];
+    this.#methods = new MethodSet(options.groups ? [...methods, parameterGroups(options.groups, parameters)] : methods, parameters);
     this.#data = this.#methods.data(options.data);
-    this.#optimizer = options.optimizer.create(this.#methods.groups);
+    this.#optimizer = optimizerOf(options).create(this.#methods.groups);
     this.#lasting = [...parameters, ...this.#methods.variables];
     this.#variables = [...this.#lasting, ...this.#optimizer.variables];
     refuseDuplicates(this.#variables);
@@ -76,13 +79,16 @@ class Trainer {
       optimizer: this.#optimizer,
       ...(Number.isFinite(maxGradientNorm) && { maxGradientNorm }),
       rematerialise: options.rematerialise,
+      compute: device.compute,
     };
+    this.#lossScaler = device.compute === "float16" ? new LossScaler() : undefined;
     const batches = new ReadAhead(this.#data, options.steps * accumulate);
-    this.#runner = new StepRunner({ ...this.#stepOptions, device, batches, accumulate, seed, notFinite });
+    this.#runner = new StepRunner({ ...this.#stepOptions, device, batches, accumulate, seed, notFinite, lossScaler: this.#lossScaler });
   }
 
   async run(): Promise<TrainResult> {
-    const persist = () => {
+    const persist = async () => {
+      await this.#o.device.toHost();
       for (const v of this.#lasting) this.#o.device.persist(v);
     };
     let result: TrainResult;
@@ -95,23 +101,26 @@ class Trainer {
         .catch(() => undefined);
       throw withMemoryAdvice(error);
     }
-    persist();
+    await persist();
     return result;
   }
 
   async #steps(): Promise<TrainResult> {
-    const { steps, signal } = this.#o;
+    const { steps, pauseAt = steps, signal } = this.#o;
     const started = performance.now();
     await this.#start();
     const state = this.#state;
     const firstTokens = state.tokens;
-    while (state.step < steps && !signal?.aborted) {
+    while (state.step < Math.min(steps, pauseAt) && !signal?.aborted) {
       const began = performance.now();
       const counted = this.#counted();
       await this.#step();
       this.#milliseconds.rest += performance.now() - began - (this.#counted() - counted);
     }
-    this.#save();
+    await this.#save();
+    await this.#o.device.toHost();
+    // Checkpoints hold both; what is used from now on are the averages.
+    if (state.step >= steps) await swapAverages(this.#optimizer, this.#o.device);
     const seconds = (performance.now() - started) / 1000;
     const { tokens, milliseconds } = this.#timed;
     return {
@@ -135,7 +144,8 @@ class Trainer {
   }
 
   async #start(): Promise<void> {
-    const { optimizer, methods = [], steps, seed = 0, config, resume, device } = this.#o;
+    const { methods = [], groups = [], steps, seed = 0, config, resume, device } = this.#o;
+    const optimizer = optimizerOf(this.#o);
     this.#run?.sweep();
     const latest = resume ? this.#run?.intactCheckpoint(this.#notice) : undefined;
     if (resume && !latest)
@@ -146,6 +156,7 @@ class Trainer {
     if (latest) {
       this.#state = this.#run!.loadCheckpoint(latest.path, this.#variables, device);
       this.#methods.restore(this.#state.methods);
+      if (this.#state.lossScale) this.#lossScaler?.restore(this.#state.lossScale);
       this.#run!.removeCheckpointsAfter(this.#state.step);
       this.#checkpoint = latest.path;
       this.#saved = this.#state.step;
@@ -155,6 +166,7 @@ class Trainer {
         objective: this.#o.objective.name,
         optimizer: { name: optimizer.name, ...optimizer.options },
         methods: methods.map((m) => ({ name: m.name, ...m.options })),
+        ...(groups.length > 0 && { groups: groups.map(describeRule) }),
         steps,
         seed,
         accumulate: this.#accumulate,
@@ -173,13 +185,14 @@ class Trainer {
     const { steps, device, model, checkpointEvery } = this.#o;
     const state = this.#state;
     const step = state.step + 1;
-    const learningRate = this.#o.optimizer.learningRate * (this.#o.schedule?.(step, steps) ?? 1);
+    const at = { peak: this.#o.optimizer.learningRate, schedule: this.#o.schedule, step, steps };
+    const learningRate = at.peak * (at.schedule?.(step, steps) ?? 1);
     let updates: Record<string, number> = {};
     const outcome = await this.#runner.run(step, () => {
       const open = this.#methods.choose(step);
       updates = Object.fromEntries(Object.entries(open).map(([gate, on]) => [gate, (state.updates[gate] ?? 0) + (on ? 1 : 0)]));
       const scalars = {
-        learningRate,
+        learningRate: (group: ParameterGroup) => learningRateOf(group, at),
         // The scalars of a closed gate are not used.
         updates: ({ gate }: ParameterGroup) => (gate === undefined ? step - state.withoutUpdate : Math.max(1, updates[gate]!)),
         open,
@@ -187,7 +200,7 @@ class Trainer {
       return { scalars, further: this.#methods.inputs(step) };
     });
     if (outcome.skipped.length > 0) this.#skip(step, outcome);
-    else if (!outcome.updated) this.#targetless(step);
+    else if (!outcome.updated && !outcome.overflowed) this.#targetless(step);
     state.step = step;
     state.tokens += outcome.tokens;
     if (outcome.updated) Object.assign(state, { updates, skippedInRow: 0, targetlessInRow: 0 });
@@ -197,7 +210,7 @@ class Trainer {
     this.#o.onStep?.(report);
     if (outcome.updated) await this.#methods.afterStep(report, { model, device, objective: this.#stepOptions.objective, data: this.#data });
     // Before the evaluation, which may fail or be interrupted.
-    if (step === steps || (checkpointEvery && step % checkpointEvery === 0)) this.#save();
+    if (step === steps || (checkpointEvery && step % checkpointEvery === 0)) await this.#save();
     await this.#evaluate();
   }
 
@@ -229,11 +242,12 @@ class Trainer {
     return { ...common, milliseconds: { data, session, rest }, memory: process.memoryUsage.rss() };
   }
 
-  #save(): void {
+  async #save(): Promise<void> {
     const state = this.#state;
     if (!this.#run || this.#saved === state.step) return;
     const began = performance.now();
-    const whole = { ...state, methods: this.#methods.state() };
+    await this.#o.device.toHost();
+    const whole = { ...state, methods: this.#methods.state(), ...(this.#lossScaler && { lossScale: this.#lossScaler.state() }) };
     this.#checkpoint = this.#run.saveCheckpoint(whole, this.#variables, this.#o.device, this.#o.keep ?? 2);
     this.#saved = state.step;
     this.#milliseconds.checkpoints += performance.now() - began;
@@ -247,10 +261,21 @@ class Trainer {
     const due = step === steps || (evaluateEvery && step % evaluateEvery === 0);
     if (!this.#o.evaluate || !due || this.#run?.holdsEvaluation(step)) return;
     const began = performance.now();
-    const metrics = await this.#o.evaluate(step);
+    const metrics = await this.#withAverages(() => this.#o.evaluate!(step));
     this.#milliseconds.evaluations += performance.now() - began;
     this.#run?.logEvaluation(step, metrics);
     this.#o.onEvaluation?.(step, metrics);
+  }
+
+  /** Evaluates the averages of the weights, where the run keeps them. */
+  async #withAverages<T>(evaluate: () => Promise<T>): Promise<T> {
+    await this.#o.device.toHost();
+    await swapAverages(this.#optimizer, this.#o.device);
+    try {
+      return await evaluate();
+    } finally {
+      await swapAverages(this.#optimizer, this.#o.device);
+    }
   }
 
   /** Stops the run, or says what was left out. */
@@ -290,8 +315,10 @@ class Trainer {
   }
 }
 
+const optimizerOf = ({ optimizer, average }: TrainOptions): Optimizer => (average ? averaged(optimizer, average) : optimizer);
+
 function checkOptions(options: TrainOptions): void {
-  for (const name of ["steps", "accumulate", "checkpointEvery", "evaluateEvery", "keep", "skipLimit"] as const) {
+  for (const name of ["steps", "pauseAt", "accumulate", "checkpointEvery", "evaluateEvery", "keep", "skipLimit"] as const) {
     const value = options[name];
     if (value !== undefined && !(Number.isInteger(value) && value >= 1))
       throw new EspalierError("bad-option", `train: ${name} must be a whole number of at least 1, got ${value}.`);

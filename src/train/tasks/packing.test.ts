@@ -15,7 +15,7 @@ import type { Task } from "./task.ts";
 
 const device = cpu({ threads: 1 });
 const directory = mkdtempSync(join(tmpdir(), "espalier-packing-"));
-writeTinyModel(directory);
+writeTinyModel(directory, { context: 256 });
 afterAll(async () => {
   await device.dispose();
   rmSync(directory, { recursive: true });
@@ -35,20 +35,20 @@ async function epoch({ objective, train }: Task): Promise<{ loss: number; weight
 test("conversations: the same loss over the same targets as in rows of their own, in fewer batches", async () => {
   const conversations = sentences.slice(0, 40).map((text, i) => {
     const messages = [
-      { role: "user" as const, content: text },
-      { role: "assistant" as const, content: sentences[i + 60]!.slice(0, 5 + i) },
+      { role: "user" as const, content: text.slice(0, 9) },
+      { role: "assistant" as const, content: sentences[i + 60]!.slice(0, 3 + (i % 9)) },
     ];
     return { messages, text, file: "chats.jsonl", line: i + 1 };
   });
   const template = chatTemplateFromDirectory(directory, { format: "chatml" });
   const task = (packing: boolean) =>
-    chatTask(model, tokenizer, template, device, { ...common, train: conversations, heldOut: conversations, maxLength: 64, packing });
+    chatTask(model, tokenizer, template, device, { ...common, train: conversations, heldOut: conversations, maxLength: 256, packing });
   const [alone, packed] = [await epoch(task(false)), await epoch(task(true))];
   expect(packed.weight).toBe(alone.weight);
   expect(Math.abs(packed.loss - alone.loss)).toBeLessThan(1e-5);
   expect(packed.batches).toBeLessThan(alone.batches);
   expect(task(true).notes.join("\n")).toMatch(
-    /40 training examples share \d+ rows of 64 tokens; [\d.]+ % of an epoch's places are padding/,
+    /40 training examples share \d+ rows of 256 tokens; [\d.]+ % of an epoch's places are padding/,
   );
 });
 
