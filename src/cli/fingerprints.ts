@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
-import { join, relative } from "node:path";
-import { findGguf, GgufFile, hashFile, openCheckpoint, readStorage } from "../checkpoints/index.ts";
+import { basename, join, relative } from "node:path";
+import { type FileHash, findGguf, GgufFile, hashFile, openCheckpoint, readStorage } from "../checkpoints/index.ts";
 import { dataFiles } from "../data/data-files.ts";
 import { holdsImages } from "../data/image-examples.ts";
 import { EspalierError, type FileStorage } from "../graph/index.ts";
@@ -13,18 +13,38 @@ export interface Fingerprints {
   model: string;
 }
 
-export function fingerprints({ data, evalData, model }: { data: string; evalData?: string; model: string }): Fingerprints {
-  return { data: dataHash(data), ...(evalData !== undefined && { evalData: dataHash(evalData) }), model: modelHash(model) };
+/** The files of the data, by their names, so that a changed one can be named. */
+export type DataFiles = Readonly<Record<string, FileHash>>;
+
+/** What a run starts from, as run.json records it. */
+export interface RunInputs {
+  sha256: Fingerprints;
+  files: { data?: DataFiles; evalData?: DataFiles };
 }
 
+export function runInputs({ data, evalData, model }: { data: string; evalData?: string; model: string }): RunInputs {
+  const [train, held] = [dataHash(data), evalData === undefined ? undefined : dataHash(evalData)];
+  return {
+    sha256: { data: train.sha256, ...(held && { evalData: held.sha256 }), model: modelHash(model) },
+    files: { ...listed("data", train.files), ...(held && listed("evalData", held.files)) },
+  };
+}
+
+/** Thousands of images are not listed one by one. */
+const listed = (name: "data" | "evalData", files: DataFiles) => (Object.keys(files).length > 200 ? {} : { [name]: files });
+
 /** Of a file as `sha256sum` prints it; of a directory or of several files, over their names and hashes. */
-function dataHash(path: string): string {
+function dataHash(path: string): { sha256: string; files: DataFiles } {
   try {
-    if (statSync(path, { throwIfNoEntry: false })?.isFile()) return hashFile(path).sha256;
-    const files = holdsImages(path) ? filesBelow(path) : dataFiles(path);
+    if (statSync(path, { throwIfNoEntry: false })?.isFile()) {
+      const file = hashFile(path);
+      return { sha256: file.sha256, files: { [basename(path)]: file } };
+    }
+    const paths = holdsImages(path) ? filesBelow(path) : dataFiles(path);
+    const files = Object.fromEntries(paths.map((file) => [relative(path, file), hashFile(file)]));
     const hash = createHash("sha256");
-    for (const file of files) hash.update(JSON.stringify([relative(path, file), hashFile(file).sha256]));
-    return hash.digest("hex");
+    for (const [name, { sha256 }] of Object.entries(files)) hash.update(JSON.stringify([name, sha256]));
+    return { sha256: hash.digest("hex"), files };
   } catch (cause) {
     if (cause instanceof EspalierError) throw cause;
     throw new EspalierError("data-unreadable", `${path}: cannot be read (${(cause as Error).message}).`, { cause });

@@ -7,7 +7,7 @@ import { RunDirectory } from "../train/run-directory.ts";
 import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
 import { flagName, type RunOption } from "./config/run-option.ts";
 import { type RunConfig, runOptions, runSchema } from "./config/run-options.ts";
-import type { Fingerprints } from "./fingerprints.ts";
+import type { DataFiles, Fingerprints, RunInputs } from "./fingerprints.ts";
 
 /** The options of `espalier train` that choose the run directory, and what is done with a run that it holds. */
 export interface RunFlags {
@@ -60,7 +60,7 @@ export function checkWritable(run: string): void {
  * Makes the directory ready for training: an old run is removed if it is to be replaced, and a resumed run is checked to be the same run.
  * Returns whether there is a checkpoint to go on from; a run that was stopped before its first one begins anew.
  */
-export function prepareRun(run: string, flags: RunFlags, hashes: Fingerprints): boolean {
+export function prepareRun(run: string, flags: RunFlags, inputs: RunInputs): boolean {
   if (flags.replace) {
     if (clearingTouches(run, flags.model))
       throw new EspalierError(
@@ -70,13 +70,16 @@ export function prepareRun(run: string, flags: RunFlags, hashes: Fingerprints): 
     clearRun(run);
   }
   if (!flags.resume) return false;
-  refuseOtherRun(run, { ...flags }, hashes);
+  refuseOtherRun(run, { ...flags }, inputs);
   return new RunDirectory(run).latestCheckpoint() !== undefined;
 }
+
+const filesSchema = z.record(z.string(), z.object({ sha256: z.string(), bytes: z.number() }));
 
 const recordedSchema = z.object({
   options: z.record(z.string(), z.unknown()),
   sha256: z.object({ data: z.string(), evalData: z.string().optional(), model: z.string() }),
+  files: z.object({ data: filesSchema.optional(), evalData: filesSchema.optional() }),
 });
 
 /** The options that a run was started with, as far as it says them: what a resumed run need not be told again. How it prints is not among them. */
@@ -101,19 +104,19 @@ function recorded(file: string): z.output<typeof recordedSchema> {
 }
 
 /** A resumed run gives the numbers of an uninterrupted one, so it must start from the same things with the same options. */
-function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, hashes: Fingerprints): void {
-  const { options, sha256 } = recorded(join(run, "run.json"));
+function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, now: RunInputs): void {
+  const { options, sha256, files } = recorded(join(run, "run.json"));
   const advice = "Give the same, or start a new run with another --run.";
   for (const [name, what] of Object.entries({ data: "data", evalData: "held-out data", model: "base model" }) as [
     keyof Fingerprints,
     string,
   ][]) {
-    if (sha256[name] === hashes[name]) continue;
+    if (sha256[name] === now.sha256[name]) continue;
     const describe = (of: Readonly<Record<string, unknown>>, hash: Fingerprints) =>
       `${of[name] === undefined ? "none" : typeof of[name] === "string" ? of[name] : show(of[name])} (sha256 ${hash[name] ?? "none"})`;
     throw new EspalierError(
       "resume-mismatch",
-      `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, hashes)}. ${advice}`,
+      `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, now.sha256)}.${name === "model" ? "" : changes(files[name], now.files[name])} ${advice}`,
     );
   }
   const changed = Object.keys(runOptions).filter((key) => !isFree(key) && JSON.stringify(options[key]) !== JSON.stringify(flags[key]));
@@ -121,6 +124,19 @@ function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, h
     const list = fewProblems(changed.map((key) => `${flagName(key)} was ${given(options[key])} and is now ${given(flags[key])}`));
     throw new EspalierError("resume-mismatch", `${run} cannot be resumed with other options: ${list.join("; ")}. ${advice}`);
   }
+}
+
+/** Which files differ; empty where that is not known. */
+function changes(before: DataFiles | undefined, now: DataFiles | undefined): string {
+  if (!before || !now) return "";
+  const size = ({ sha256, bytes }: DataFiles[string]) => `${bytes} bytes, ${sha256.slice(0, 8)}…`;
+  const list = [...new Set([...Object.keys(before), ...Object.keys(now)])].flatMap((name) => {
+    const [old, present] = [before[name], now[name]];
+    if (!old) return [`${name} is new (${size(present!)})`];
+    if (!present) return [`${name} is gone (${size(old)})`];
+    return old.sha256 === present.sha256 ? [] : [`${name} was ${size(old)} and is now ${size(present)}`];
+  });
+  return list.length === 0 ? "" : ` ${fewProblems(list).join("; ")}.`;
 }
 
 const given = (value: unknown): string => (value === undefined ? "not given" : show(value));

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { attempt, fuzzDirectory, jsonChanges, numRuns, tally, timeout } from "../../tests/fuzz.ts";
+import { initialState } from "../train/checkpoint.ts";
 import { RunDirectory } from "../train/run-directory.ts";
 import { prepareRun } from "./run-choice.ts";
 import { readTaskRecord, recordFile } from "./task-record.ts";
@@ -34,10 +35,10 @@ test("any change of run.json and of a checkpoint's trainer.json", { timeout }, (
   const checkpoint = join(run, "checkpoints", "step-3");
   mkdirSync(checkpoint, { recursive: true });
   const flags = { data: "mail.csv", model: "base", resume: true, rank: 8, targets: ["q_proj"], template: "{text}" };
-  const hashes = { data: "0a", model: "0b" };
+  const inputs = { sha256: { data: "0a", model: "0b" }, files: { data: { "mail.csv": { sha256: "0a", bytes: 5 } } } };
   const { resume: _, ...options } = flags;
-  const recorded = JSON.stringify({ options: { ...options }, sha256: hashes });
-  const state = JSON.stringify({ step: 3, tokens: 99, updates: { loss: 3 }, methods: [{ name: "lora", state: {} }] });
+  const recorded = JSON.stringify({ options: { ...options }, ...inputs });
+  const state = JSON.stringify({ ...initialState(), step: 3, tokens: 99, updates: { loss: 3 }, methods: [{ name: "lora", state: {} }] });
   // A safetensors file without tensors.
   writeFileSync(join(checkpoint, "state.safetensors"), Buffer.concat([Buffer.of(2, 0, 0, 0, 0, 0, 0, 0), Buffer.from("{}")]));
   const changed = fc.oneof(fc.tuple(jsonChanges(recorded), fc.constant(state)), fc.tuple(fc.constant(recorded), jsonChanges(state)));
@@ -47,7 +48,7 @@ test("any change of run.json and of a checkpoint's trainer.json", { timeout }, (
       writeFileSync(join(checkpoint, "trainer.json"), trainer);
       outcomes.count(
         attempt({ names: run, bytes: runJson.length + trainer.length }, () => {
-          prepareRun(run, flags, hashes);
+          prepareRun(run, flags, inputs);
           const { path } = new RunDirectory(run).latestCheckpoint()!;
           expect(path).toBe(checkpoint);
           // No variables, so nothing is asked of the device.

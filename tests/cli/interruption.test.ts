@@ -47,10 +47,10 @@ describe("Ctrl-C", () => {
     child.kill("SIGINT"); // as npm does, which passes on what the terminal sent to both
     const { code, stdout, stderr } = await done;
     expect({ code, stderr }).toEqual({ code: 130, stderr: "" });
-    const [, step, checkpoint] = /Stopped at step (\d+) of 120\. Checkpoint: (\S+)\. Continue with --run \S+ --resume\./.exec(stdout) ?? [];
+    const [, step, checkpoint] = /Stopped at step (\d+) of 120\. Checkpoint: (\S+)\. Continue with --resume \S+\./.exec(stdout) ?? [];
     expect(Number(step)).toBeGreaterThanOrEqual(5);
     expect(checkpoint).toBe(join(run, `checkpoints/step-${step}`));
-    expect(readdirSync(checkpoint!).sort()).toEqual(["state.safetensors", "trainer.json"]);
+    expect(readdirSync(checkpoint!).sort()).toEqual(["SHA256SUMS", "state.safetensors", "trainer.json"]);
     expect(existsSync(join(run, "adapter"))).toBe(false);
 
     const resumed = summary(await espalier(...train(run, "--resume", "--json")));

@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
-import { espalier, refusal, scratch, summary } from "./command.ts";
+import { espalier, refusal, scratch, startEspalier, summary } from "./command.ts";
 import { writeLabelled, writeTinyModel } from "./tiny-model.ts";
 
 const directory = scratch();
@@ -58,8 +59,7 @@ describe("a directory that holds a run", () => {
           "metrics.jsonl",
           "report.md",
           "loss.svg",
-          "checkpoints/step-2/state.safetensors",
-          "checkpoints/step-2/trainer.json",
+          ...["SHA256SUMS", "state.safetensors", "trainer.json"].map((name) => `checkpoints/step-2/${name}`),
           "checkpoints/best/more",
         ],
         ...["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/espalier.json"],
@@ -115,7 +115,7 @@ describe("--resume", () => {
     const before = files(run);
     const other = writeLabelled(at("other.jsonl"), 50);
     expect(refusal(await espalier(...base, "--data", other, "--run", run, "--resume"))).toBe(
-      `espalier: ${run} cannot be resumed with other data: it was started with ${data} (sha256 ${sha256(data)}), and now there is ${other} (sha256 ${sha256(other)}). Give the same, or start a new run with another --run.\n`,
+      `espalier: ${run} cannot be resumed with other data: it was started with ${data} (sha256 ${sha256(data)}), and now there is ${other} (sha256 ${sha256(other)}). data.jsonl is gone (${readFileSync(data).length} bytes, ${sha256(data).slice(0, 8)}…); other.jsonl is new (${readFileSync(other).length} bytes, ${sha256(other).slice(0, 8)}…). Give the same, or start a new run with another --run.\n`,
     );
     expect(refusal(await train(run, "--eval-data", other, "--resume"))).toContain(
       "with other held-out data: it was started with none (sha256 none)",
@@ -152,12 +152,44 @@ describe("--resume", () => {
     expect(existsSync(at("nothing"))).toBe(false);
   });
 
-  test("names a damaged checkpoint", async () => {
+  test("a damaged checkpoint gives way to the one before; where none is left, each is named", async () => {
     const run = await trained("damaged");
-    writeFileSync(join(run, "checkpoints/step-4/trainer.json"), '{"step": "four"}');
-    expect(refusal(await train(run, "--resume"))).toContain("step-4/trainer.json: must say the run's step and tokens in whole numbers");
+    const whole = files(run);
     writeFileSync(join(run, "checkpoints/step-4/state.safetensors"), "short");
-    expect(refusal(await train(run, "--resume"))).toContain("step-4/state.safetensors: has 5 bytes");
+    const { code, stdout } = await espalier("train", "--resume", run);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/step-4 is damaged: state\.safetensors has the SHA-256 .*\. The run goes on from step 2\./);
+    for (const file of ["checkpoints/step-4/state.safetensors", "adapter/adapter_model.safetensors"])
+      expect(files(run)[file]).toBe(whole[file]);
+    for (const step of [2, 4]) writeFileSync(join(run, `checkpoints/step-${step}/trainer.json`), "{}");
+    expect(refusal(await espalier("train", "--resume", run))).toMatch(
+      /no checkpoint is as it was written\. .*step-4 is damaged: .*step-2 is damaged: /,
+    );
+  });
+
+  test("a data file that was changed in between is refused, with its hashes and sizes", async () => {
+    const own = writeLabelled(at("own.jsonl"));
+    const run = at("own-run");
+    expect((await espalier(...base, "--data", own, "--run", run)).code).toBe(0);
+    const [old, bytes] = [sha256(own), readFileSync(own).length];
+    writeLabelled(own, 59);
+    expect(refusal(await espalier("train", "--resume", run))).toContain(
+      `with other data: it was started with ${own} (sha256 ${old}), and now there is ${own} (sha256 ${sha256(own)}). own.jsonl was ${bytes} bytes, ${old.slice(0, 8)}… and is now ${readFileSync(own).length} bytes, ${sha256(own).slice(0, 8)}….`,
+    );
+  });
+
+  test("a run that another process writes is refused, and nothing is changed", async () => {
+    const run = await trained("locked");
+    const { child, done, outcome } = startEspalier([...base, "--data", data, "--run", run, "--replace", "--steps", "100000"]);
+    while (!existsSync(join(run, "run.lock")) && child.exitCode === null) await setTimeout(10);
+    for (const flag of ["--resume", "--replace"])
+      expect(refusal(await train(run, flag))).toContain(`${run} is being written by process ${child.pid}: two runs in one directory`);
+    child.kill("SIGKILL");
+    expect(await done, outcome.stderr).toMatchObject({ signal: "SIGKILL" });
+    // Its lock stays, and is worth nothing now.
+    expect(existsSync(join(run, "run.lock"))).toBe(true);
+    expect((await train(run, "--replace")).code).toBe(0);
+    expect(existsSync(join(run, "run.lock"))).toBe(false);
   });
 });
 

@@ -5,6 +5,7 @@ import { cpu } from "../../runtime/node.ts";
 import { applyWeights } from "../../train/method.ts";
 import { optimizerByName } from "../../train/optimizers/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
+import { lockRun, type RunLock } from "../../train/run-lock.ts";
 import { schedule } from "../../train/schedules.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import type { TrainResult } from "../../train/train-options.ts";
@@ -12,7 +13,7 @@ import { train } from "../../train/trainer.ts";
 import { environment } from "../config/environment.ts";
 import type { TrainFlags } from "../config/resolve-run.ts";
 import { recordedRunOptions } from "../config/run-options.ts";
-import { fingerprints } from "../fingerprints.ts";
+import { runInputs } from "../fingerprints.ts";
 import { chosenMethods } from "../method-choice.ts";
 import { checkLength } from "../options.ts";
 import { readMetrics } from "../report/metrics-file.ts";
@@ -33,8 +34,24 @@ interface Context {
   pause?: Pause | undefined;
 }
 
-/** A run from its data to its report. */
-export async function trainAndMeasure(flags: TrainFlags, { directory, terminal, interrupt, pause }: Context): Promise<TrainSummary> {
+/** A run from its data to its report. Its directory is locked from the first thing that is written to the last. */
+export async function trainAndMeasure(flags: TrainFlags, context: Context): Promise<TrainSummary> {
+  let held: RunLock | undefined;
+  try {
+    return await trainLocked(flags, context, (run) => {
+      held = lockRun(run);
+      return held;
+    });
+  } finally {
+    held?.release();
+  }
+}
+
+async function trainLocked(
+  flags: TrainFlags,
+  { directory, terminal, interrupt, pause }: Context,
+  lockOf: (run: string) => RunLock,
+): Promise<TrainSummary> {
   const started = performance.now();
   const seconds = () => (performance.now() - started) / 1000;
   checkBaseDtype(flags);
@@ -55,8 +72,9 @@ export async function trainAndMeasure(flags: TrainFlags, { directory, terminal, 
   for (const note of task.notes) terminal.line(note);
 
   checkWritable(run);
-  const sha256 = fingerprints(local);
-  const resume = prepareRun(run, local, sha256);
+  const lock = lockOf(run);
+  const inputs = runInputs(local);
+  const resume = prepareRun(run, local, inputs);
   if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
   const before = await baseline();
   const perEpoch = Math.max(1, Math.floor(task.train.batchesPerEpoch / flags.accumulate));
@@ -84,13 +102,14 @@ export async function trainAndMeasure(flags: TrainFlags, { directory, terminal, 
     rematerialise: flags.rematerialise,
     seed: flags.seed,
     directory: run,
+    lock,
     resume,
     ...(before && { baseline: before }),
     checkpointEvery: flags.checkpointEvery,
     evaluateEvery: flags.evaluateEvery,
     ...(flags.evaluateEvery && { evaluate: () => task.evaluate() }),
     keep: flags.keep,
-    config: { options: recordedRunOptions(flags), sha256, environment: machine },
+    config: { options: recordedRunOptions(flags), ...inputs, environment: machine },
     signal: interrupt.signal,
     onStep: (report) => display.step(report),
     onEvaluation: (step, metrics) => display.evaluation(step, metrics),
@@ -137,7 +156,7 @@ export async function trainAndMeasure(flags: TrainFlags, { directory, terminal, 
     options: recordedRunOptions(flags),
     summary,
     environment: machine,
-    sha256: { ...sha256 },
+    sha256: { ...inputs.sha256 },
     samples: [],
   });
   terminal.line(`Report: ${report}`);
