@@ -77,9 +77,9 @@ describe("averages of weights", () => {
   test("change places with the weights, and back", async () => {
     const { state, p, device, steps } = await averagesOf({ decay: 0.9 });
     const before = device.read(p).data;
-    swapAverages(state, device);
+    await swapAverages(state, device);
     expect(Array.from(device.read(p).data as Float32Array)).toEqual(steps.at(-1));
-    swapAverages(state, device);
+    await swapAverages(state, device);
     expect(device.read(p).data).toEqual(before);
   });
 

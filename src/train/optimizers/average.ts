@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { EspalierError, read, type TypedArray, Variable } from "../../graph/index.ts";
+import { EspalierError, read, Variable } from "../../graph/index.ts";
 import type { Parameter } from "../../nn/index.ts";
 import { add, mul, sub } from "../../ops/index.ts";
 import type { Device } from "../../runtime/index.ts";
@@ -64,9 +64,14 @@ export function averaged(optimizer: Optimizer, options: AverageOptions): Optimiz
 }
 
 /** Puts the averages in the weights' place and the weights in theirs: once to evaluate or save, once more to train on. */
-export function swapAverages({ averages }: Pick<OptimizerState, "averages">, device: Device): void {
-  for (const [parameter, average] of averages ?? new Map<Parameter, Variable>()) {
-    const [weights, means] = [device.read(parameter).data, device.read(average).data] as [TypedArray, TypedArray];
+export async function swapAverages(
+  { averages = new Map<Parameter, Variable>() }: Pick<OptimizerState, "averages">,
+  device: Device,
+): Promise<void> {
+  if (averages.size === 0) return;
+  await device.toHost([...averages].flat());
+  for (const [parameter, average] of averages) {
+    const [weights, means] = [device.read(parameter).data, device.read(average).data];
     device.write(parameter, means);
     device.write(average, weights);
   }
