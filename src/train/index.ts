@@ -38,7 +38,13 @@ export { type HalvingOptions, ranked, rungShares, successiveHalving, type TrialR
 export { chatTask } from "./tasks/chat.ts";
 export { classificationTask } from "./tasks/classification.ts";
 export { Classifier } from "./tasks/classifier.ts";
+export { ctcTask } from "./tasks/ctc.ts";
+export { imageClassificationTask } from "./tasks/image-classification.ts";
 export { languageModelingTask } from "./tasks/language-modeling.ts";
+export { maskedTask } from "./tasks/masked-lm.ts";
+export { regressionTask } from "./tasks/regression.ts";
+export { seq2seqTask } from "./tasks/seq2seq.ts";
 export type { Task } from "./tasks/task.ts";
+export { tokenClassificationTask } from "./tasks/token-classification.ts";
 export type { StepReport, TrainOptions, TrainResult } from "./train-options.ts";
 export { train } from "./trainer.ts";
