@@ -7,4 +7,5 @@ export { loadAdapter, lora, mergeAdapters } from "./methods/index.ts";
 export { loadCausalLM, loadSequenceClassifier, saveModel } from "./models/index.ts";
 export { type Device, type HostTensor, hostTensor, jit } from "./runtime/index.ts";
 export { cpu } from "./runtime/node.ts";
+export { type DeviceName, deviceNames, openDevice } from "./runtime/open-device.ts";
 export * from "./train/index.ts";

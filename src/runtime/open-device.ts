@@ -9,7 +9,8 @@ export const deviceNames = ["cpu", "webgpu", "cuda"] as const;
 export type DeviceName = (typeof deviceNames)[number];
 
 /**
- * The device of a name: the processor, or the graphics processor through WebGPU or CUDA.
+ * The device of a name: the processor, or the graphics processor through WebGPU or CUDA. Through WebGPU weights and moments stay there from step to step,
+ * unless `keepsState` is false.
  *
  * @throws EspalierError `no-device` where this machine or this ONNX Runtime lacks it, `unsupported-compute` where it does not know the type; the message
  * says what to install or to choose
@@ -27,7 +28,7 @@ export async function openDevice(name: DeviceName, { compute = "float32", ...opt
       "no-device",
       `ONNX Runtime has no ${providers[name]} on ${process.platform}/${process.arch}. Choose another device: ${others(name)}.`,
     );
-  const device = name === "webgpu" ? webgpu({ ...options, compute }) : cuda({ ...options, compute });
+  const device = name === "webgpu" ? webgpu({ keepsState: true, ...options, compute }) : cuda({ ...options, compute });
   try {
     await tryOut(device, "float32");
   } catch (cause) {

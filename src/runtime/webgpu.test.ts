@@ -1,15 +1,20 @@
 /** Training through WebGPU, on Chromium's software driver where there is one: the numbers are the processor's. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { device, providers } from "../../tests/ops/providers.ts";
-import { assign, read, trace, Variable } from "../graph/index.ts";
+import { assign, type MemoryStorage, read, trace, Variable } from "../graph/index.ts";
 import { lora } from "../methods/index.ts";
 import { loadCausalLM } from "../models/index.ts";
 import { floats } from "../nn/index.ts";
 import { add, mul } from "../ops/index.ts";
+import { Evaluator } from "../train/evaluate.ts";
 import { applyWeights } from "../train/method.ts";
 import { causalLanguageModel } from "../train/objectives/index.ts";
 import { adamW, oneGroup } from "../train/optimizers/index.ts";
 import { stepFeeds, traceStep } from "../train/step.ts";
+import { train } from "../train/trainer.ts";
 import { type Device, hostTensor } from "./device.ts";
 import { webgpu } from "./node.ts";
 import { openDevice } from "./open-device.ts";
@@ -90,6 +95,44 @@ describe.runIf(providers.includes("webgpu"))("webgpu", () => {
     for (const [i, values] of here.values.entries())
       for (const [j, value] of values.entries()) expect(Math.abs(there.values[i]![j]! - value)).toBeLessThan(1e-3);
   };
+
+  test("a run whose state stays on the device ends and resumes with the processor's weights", async () => {
+    const root = mkdtempSync(join(tmpdir(), "espalier-webgpu-"));
+    const run = async (on: Device, name: string, pauseAt: number, resume = false) => {
+      const model = loadCausalLM(new URL("../../tests/fixtures/llama-tiny", import.meta.url).pathname);
+      const data = { batchesPerEpoch: 1, batch: () => ({ feeds: batch, tokens: 16, examples: 2, description: "a batch" }) };
+      const evaluator = new Evaluator(on, causalLanguageModel(model));
+      const losses: number[] = [];
+      await train({
+        model,
+        objective: causalLanguageModel(model),
+        data,
+        device: on,
+        methods: [lora({ rank: 2 })],
+        optimizer: adamW({ learningRate: 0.01 }),
+        steps: 4,
+        pauseAt,
+        resume,
+        directory: join(root, name),
+        evaluateEvery: 2,
+        evaluate: async () => {
+          const { loss } = await evaluator.run(data);
+          losses.push(loss);
+          return { loss };
+        },
+      });
+      const weights = model.trainableParameters().map((p) => Array.from((p.storage as MemoryStorage).data as Float32Array));
+      return { losses, weights };
+    };
+    const on = await openDevice("webgpu");
+    await run(on, "there", 2);
+    const [here, there] = [await run(await device("cpu"), "here", 4), await run(on, "there", 4, true)];
+    await on.dispose();
+    rmSync(root, { recursive: true });
+    expect(Math.abs(there.losses.at(-1)! - here.losses.at(-1)!)).toBeLessThan(1e-4);
+    for (const [i, values] of here.weights.entries())
+      for (const [j, value] of values.entries()) expect(Math.abs(there.weights[i]![j]! - value)).toBeLessThan(1e-3);
+  });
 
   test("opens by name; 16 bits are computed, or refused with the reason", async () => {
     await (await openDevice("webgpu")).dispose();

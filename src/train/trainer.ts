@@ -118,7 +118,6 @@ class Trainer {
       this.#milliseconds.rest += performance.now() - began - (this.#counted() - counted);
     }
     await this.#save();
-    await this.#o.device.toHost();
     // Checkpoints hold both; what is used from now on are the averages.
     if (state.step >= steps) await swapAverages(this.#optimizer, this.#o.device);
     const seconds = (performance.now() - started) / 1000;
@@ -269,7 +268,6 @@ class Trainer {
 
   /** Evaluates the averages of the weights, where the run keeps them. */
   async #withAverages<T>(evaluate: () => Promise<T>): Promise<T> {
-    await this.#o.device.toHost();
     await swapAverages(this.#optimizer, this.#o.device);
     try {
       return await evaluate();
