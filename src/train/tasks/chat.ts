@@ -24,7 +24,7 @@ export const chat: TaskKind<Conversation, ChatRecord, LoadedText<CausalLM>> = {
   summary: "what the assistant says in conversations",
   data: '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}',
   needs: "causalLM",
-  options: ["chatFormat", "packing"],
+  options: ["chatFormat", "packing", "buckets", "maxShapes"],
   record,
   recognises: ({ conversations }) => conversations,
   read: readConversations,

@@ -34,7 +34,7 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
   summary: "one label for each text",
   data: '{"text": "…", "label": "…"}',
   needs: "sequenceClassifier",
-  options: ["textColumn", "labelColumn", "template", "positive", "teacher", "teacherShare", "temperature"],
+  options: ["textColumn", "labelColumn", "template", "positive", "buckets", "maxShapes", "teacher", "teacherShare", "temperature"],
   record,
   recognises: ({ record, options: { labelColumn = "label" } }) => isLabel(record?.[labelColumn]),
   read(path, columns) {
@@ -67,6 +67,7 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
   },
   saved: ({ labels }) => ({ labels }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
+  sample: ({ text, label }) => ({ input: text, shown: text, ...(label !== undefined && { expected: label }) }),
   predictor({ model, tokenizer }, record, device) {
     const classifier = new Classifier(model, tokenizer, device, record);
     return {

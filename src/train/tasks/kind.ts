@@ -5,6 +5,7 @@ import type { Family, Task as ModelTask } from "../../models/family.ts";
 import type { SaveableModel } from "../../models/index.ts";
 import type { SaveModelOptions } from "../../models/save.ts";
 import type { Device } from "../../runtime/index.ts";
+import type { DistillationOptions, Objective } from "../objectives/index.ts";
 import type { Task, TaskData } from "./task.ts";
 
 /** The options of a run that tasks look at, under the names that the command gives them. */
@@ -21,6 +22,8 @@ export interface TaskOptions {
   template?: string | undefined;
   positive?: string | undefined;
   chatFormat?: string | undefined;
+  buckets?: readonly number[] | "auto" | undefined;
+  maxShapes?: number | undefined;
   maskShare?: number | undefined;
   wholeWords?: boolean | undefined;
   packing?: boolean | undefined;
@@ -32,11 +35,11 @@ export interface TaskOptions {
   preferenceLoss?: "sigmoid" | "hinge" | "ipo" | undefined;
   beta?: number | undefined;
   labelSmoothing?: number | undefined;
-}
   /** A model to learn from as well; see `DistillationOptions`. */
   teacher?: string | undefined;
   teacherShare?: number | undefined;
   temperature?: number | undefined;
+}
 
 export const defaultLength = 256;
 
@@ -119,12 +122,14 @@ export interface TaskKind<E extends Example, R extends { readonly task: string }
   /** Gives a new head better values than random ones, before a run. */
   begin?(loaded: L, record: R, device: Device): void;
   task(loaded: L, data: TaskData<E>, record: R, device: Device): Task;
-  /** What the configuration of a whole trained model says of its head. */
   /** What is learnt in the place of {@link task}'s objective where there is a teacher. Absent for tasks without one. */
   distilled?(student: L, teacher: L, options: DistillationOptions): Objective;
+  /** What the configuration of a whole trained model says of its head. */
   saved?(record: R): Pick<SaveModelOptions, "labels" | "problemType">;
   /** The record with another length; absent where nothing is read in tokens. */
   withLength?(record: R, length: number): R;
+  /** An example as the predictor takes it, as a person reads it, and what the data say of it: for reports. */
+  sample?(example: E): { input: unknown; shown: string; expected?: string };
   /** Absent where `espalier generate` or `espalier chat` answers. */
   predictor?(loaded: L, record: R, device: Device): Predictor;
 }
