@@ -1,5 +1,5 @@
 import { EspalierError, nearestNames, type Tensor } from "../graph/index.ts";
-import { gelu, geluTanh, mul, relu, sigmoid, silu, tanh } from "../ops/index.ts";
+import { gatedSilu, gelu, geluTanh, mul, relu, sigmoid, silu, tanh } from "../ops/index.ts";
 
 export type Activation = (x: Tensor) => Tensor;
 
@@ -23,6 +23,10 @@ export const activations = {
 export type ActivationName = keyof typeof activations;
 
 export const activationNames = Object.keys(activations) as [ActivationName, ...ActivationName[]];
+
+/** act(gate) · up, as gated feed-forward layers have it (Shazeer, "GLU Variants Improve Transformer"). */
+export const gated = (name: ActivationName, gate: Tensor, up: Tensor): Tensor =>
+  activations[name] === silu ? gatedSilu(gate, up) : mul(activations[name](gate), up);
 
 /** @throws EspalierError `bad-config` for a name that none of the families uses */
 export function activation(name: string): Activation {

@@ -1,6 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { mul } from "../ops/index.ts";
-import { type ActivationName, activations } from "./activations.ts";
+import { type ActivationName, gated } from "./activations.ts";
 import type { Initializer } from "./initializers.ts";
 import { Linear } from "./layers.ts";
 import { type Layer, Module } from "./module.ts";
@@ -21,6 +20,6 @@ export class GatedMLP extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return this.down_proj.forward(mul(activations[this.#activation](this.gate_proj.forward(x)), this.up_proj.forward(x)));
+    return this.down_proj.forward(gated(this.#activation, this.gate_proj.forward(x), this.up_proj.forward(x)));
   }
 }

@@ -1,4 +1,5 @@
 import {
+  atPath,
   constantOp,
   type Dim,
   type DType,
@@ -184,12 +185,15 @@ class Encoder {
     }
     const op = n.op as AnyOp;
     const refs = Object.fromEntries(Object.entries(n.inputs).map(([key, t]) => [key, t && ({ kind: "tensor", tensor: t } satisfies Ref)]));
-    const emitted = op.definition.emit(refs, n.attrs, {
-      inputs: n.inputs as never,
-      outputs: n.outputs,
-      provider: this.#provider,
-      read: n.outputs.map((t) => this.#read.has(t)),
-    });
+    // Nodes of a graph that the operator makes within its own carry its path, too.
+    const emitted = atPath(n.path, () =>
+      op.definition.emit(refs, n.attrs, {
+        inputs: n.inputs as never,
+        outputs: n.outputs,
+        provider: this.#provider,
+        read: n.outputs.map((t) => this.#read.has(t)),
+      }),
+    );
     const list = (Array.isArray(emitted) ? emitted : [emitted]) as readonly Ref[];
     const label = n.path ? `${n.path}/${op.name}` : op.name;
     for (const [i, ref] of list.entries()) this.#names.set(n.outputs[i]!, this.#value(ref, label, into));

@@ -194,37 +194,6 @@ export const softplus = unary(
     ]),
 );
 
-/** x·σ(x), also called swish. */
-export const silu = unary(
-  "Silu",
-  (x, y, dy) => {
-    const s = sigmoid(x);
-    return mul(dy, add(s, mul(y, sub(1, s)))); // σ + xσ(1−σ)
-  },
-  (x) => node("Mul", [x, node("Sigmoid", [x])]),
-);
-
-/** x·Φ(x) with the exact normal distribution function. */
-export const gelu = unary(
-  "Gelu",
-  (x, _y, dy) => {
-    const cdf = mul(add(erf(mul(x, Math.SQRT1_2)), 1), 0.5);
-    const density = mul(exp(mul(mul(x, x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
-    return mul(dy, add(cdf, mul(x, density)));
-  },
-  (x, { dtype }) =>
-    node("Mul", [
-      node("Mul", [x, scalar(dtype, 0.5)]),
-      node("Add", [node("Erf", [node("Mul", [x, scalar(dtype, Math.SQRT1_2)])]), scalar(dtype, 1)]),
-    ]),
-);
-
-/** The tanh approximation of {@link gelu} (`gelu_new`, `gelu_pytorch_tanh`). */
-export function geluTanh(x: Tensor): Tensor {
-  const inner = mul(mul(x, add(mul(mul(x, x), 0.044715), 1)), Math.sqrt(2 / Math.PI));
-  return mul(mul(x, 0.5), add(tanh(inner), 1));
-}
-
 const softcapOp = defineOp<Unary, { cap: number }>({
   name: "Softcap",
   type: ({ x }, { cap }) => {

@@ -1,3 +1,4 @@
+export * from "./activation.ts";
 export * from "./after.ts";
 export * from "./attention.ts";
 export * from "./chunks.ts";

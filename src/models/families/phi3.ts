@@ -7,9 +7,9 @@
 import { z } from "zod";
 import type { Tensor } from "../../graph/index.ts";
 import {
-  activations,
   attend,
   type DecoderContext,
+  gated,
   type Initializer,
   joinHeads,
   type KeyValues,
@@ -19,7 +19,7 @@ import {
   type Rotary,
   splitHeads,
 } from "../../nn/index.ts";
-import { mul, split } from "../../ops/index.ts";
+import { split } from "../../ops/index.ts";
 import { decoderFamily } from "../decoder-family.ts";
 import { PreNormDecoder } from "../pre-norm-decoder.ts";
 import { checkHeads, parseConfig } from "../read-config.ts";
@@ -81,7 +81,7 @@ class Phi3MLP extends Module {
 
   forward(x: Tensor): Tensor {
     const [gate, up] = split(this.gate_up_proj.forward(x), 2) as [Tensor, Tensor];
-    return this.down_proj.forward(mul(up, activations[this.#activation](gate)));
+    return this.down_proj.forward(gated(this.#activation, gate, up));
   }
 }
 
