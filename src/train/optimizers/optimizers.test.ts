@@ -102,8 +102,8 @@ describe("20 steps as the reference takes them", () => {
   for (const { optimizer: name, reference, options, parametersAfterStep } of runs) {
     test(`${name} ${JSON.stringify(options)}: ${reference}`, async () => {
       const { steps } = await runOptimizer(optimizerByName(name, { ...options, ...everywhere }), initial, gradientsOfStep);
-      // PyTorch's own iterations in bfloat16 move each weight by up to a hundredth of a step elsewhere than in float64.
-      expectClose(steps, parametersAfterStep, reference!.includes("bfloat16") ? 0.02 : 1e-5);
+      // PyTorch's own iterations in bfloat16 leave the weights 0.0034 from where float64 does, after steps of up to 0.06.
+      expectClose(steps, parametersAfterStep, reference!.includes("bfloat16") ? 0.005 : 1e-5);
     });
   }
 });
