@@ -11,6 +11,7 @@ import { benchDataWait } from "./data-wait.ts";
 import { benchDecode } from "./decode.ts";
 import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
+import { benchMemory, benchMemoryTable } from "./memory.ts";
 import { benchOpenModel } from "./open-model.ts";
 import { benchPacking } from "./packing.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
@@ -55,6 +56,14 @@ const benches: Readonly<Record<string, Bench>> = {
   packing: {
     summary: "real tokens per second on short documents, packed and in buckets, and what the mask of documents costs",
     run: (f) => benchPacking({ repeats: Number(f.repeats), smoke: f.smoke ?? false }),
+  },
+  memory: {
+    summary: "memory predicted before the run against memory taken, over many configurations",
+    run: (f) => benchMemory({ smoke: f.smoke ?? false, repeats: Math.min(3, Number(f.repeats)) }),
+  },
+  "memory-table": {
+    summary: "memory and time of a step on SmolLM2-135M's shape by what is kept, recomputed and quantised",
+    run: (f) => benchMemoryTable({ smoke: f.smoke ?? false, repeats: Math.min(5, Number(f.repeats)) }),
   },
   "base-dtype": {
     summary: "memory, step time and decoding of a base kept as f32, bf16, f16, int8, int4, nf4",

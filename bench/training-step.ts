@@ -49,7 +49,7 @@ export async function openStep(directory: string, spec: StepSpec, baseDtype: Bas
 
 type Batch = Readonly<Record<string, HostTensor>>;
 
-function openModel(directory: string, { shape, batch, time = 0 }: StepSpec): { model: Module; objective: Objective; batch: Batch } {
+export function openModel(directory: string, { shape, batch, time = 0 }: StepSpec): { model: Module; objective: Objective; batch: Batch } {
   const config = shapes[shape];
   const random = new Random(2);
   const below = (bound: number, shape: number[]) =>

@@ -243,10 +243,17 @@ export function linearCrossEntropyFlops(n: Node, read: ReadonlySet<Tensor>): num
   return sizes.every((d): d is number => typeof d === "number") ? 2 * products * elementCount(sizes) : undefined;
 }
 
-/** Elements that a node of this file holds while it runs, beside its operands and results: the logits of one chunk and their probabilities. */
-export function linearCrossEntropyWorkspace(n: Node): number {
-  if (n.op !== linearCrossEntropyOp && n.op !== headGradientOp) return 0;
-  const [rows, vocabulary] = [n.inputs.hidden!.shape[0]!, n.inputs.weight!.shape[0]!];
+/**
+ * Elements of what a node of this file holds while it runs, beside its operands and results: the logits of one chunk and their probabilities; for the
+ * gradient of the weight also the zeros that it begins with, a chunk's part, and the two buffers in which ONNX Runtime's Scan adds up.
+ */
+export function linearCrossEntropyWorkspace(n: Node): number[] {
+  if (n.op !== linearCrossEntropyOp && n.op !== headGradientOp) return [];
+  const { hidden, weight } = n.inputs;
+  const [rows, vocabulary] = [hidden!.shape[0]!, weight!.shape[0]!];
+  if (typeof vocabulary !== "number") return [];
   const chunk = n.attrs.chunk as number;
-  return typeof vocabulary === "number" ? 2 * vocabulary * (typeof rows === "number" ? Math.min(rows, chunk) : chunk) : 0;
+  const logits = vocabulary * (typeof rows === "number" ? Math.min(rows, chunk) : chunk);
+  const sums = n.op === headGradientOp ? Array<number>(4).fill(elementCount(weight!.shape as number[])) : [];
+  return [logits, logits, ...sums];
 }
