@@ -7,8 +7,8 @@ import { type CacheOptions, cacheDirectory } from "../data/records.ts";
 import { EspalierError } from "../graph/index.ts";
 import { familyOf, setBaseDtype } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
-import type { DataSample, TaskOptions } from "../train/tasks/kind.ts";
-import { type AnyTaskKind, chooseTask, taskKinds } from "../train/tasks/table.ts";
+import type { DataSample, Loaded, TaskOptions } from "../train/tasks/kind.ts";
+import { type AnyTaskKind, chooseTask, type TaskRecord, taskKinds } from "../train/tasks/table.ts";
 import type { Task } from "../train/tasks/task.ts";
 import type { TrainFlags } from "./commands/train.ts";
 import { flagName } from "./config/run-option.ts";
@@ -16,8 +16,17 @@ import { readTaskRecord } from "./task-record.ts";
 import { withTeacher } from "./teacher.ts";
 import type { Terminal } from "./terminal.ts";
 
+/** A task of `espalier train`, and what it was made of. */
+export interface PreparedTask {
+  task: Task;
+  kind: AnyTaskKind;
+  loaded: Loaded;
+  record: TaskRecord;
+  heldOut: readonly Example[];
+}
+
 /** Reads data and model of `espalier train`. */
-export async function prepareTask(flags: TrainFlags, device: Device, terminal: Terminal): Promise<Task> {
+export async function prepareTask(flags: TrainFlags, device: Device, terminal: Terminal): Promise<PreparedTask> {
   const { config, configFile } = openCheckpoint(flags.model);
   const family = familyOf(config, configFile);
   const kind = chooseTask(flags.task, () => sampleOf(flags.data, flags), family, flags.model);
@@ -43,7 +52,7 @@ export async function prepareTask(flags: TrainFlags, device: Device, terminal: T
   const learnt = await withTeacher(task, { kind, loaded, record, examples: train, flags });
   const { majority } = task;
   if (majority) terminal.line(`Held-out majority class "${majority.label}": accuracy ${majority.accuracy.toFixed(4)}.`);
-  return learnt;
+  return { task: learnt, kind, loaded, record, heldOut };
 }
 
 /** What data look like, for {@link chooseTask}. */

@@ -23,6 +23,7 @@ const drawnPoints = 1000;
 /** A chart as an SVG text, readable on light and dark pages. Points that are not finite are left out. */
 export async function lineChart({ title, x, y, series, logarithmic = [] }: LineChart): Promise<string> {
   const scale = (axis: "x" | "y") => (logarithmic.includes(axis) ? { type: "log" as const } : { zero: false, nice: true });
+  const whole = series.every(({ points }) => points.every(([at]) => Number.isInteger(at)));
   const layers = series.map(({ name, points, as = "line" }) => ({
     data: {
       values: thinned(points.filter(([a, b]) => Number.isFinite(a) && Number.isFinite(b))).map(([a, b]) => ({ x: a, y: b, series: name })),
@@ -32,7 +33,7 @@ export async function lineChart({ title, x, y, series, logarithmic = [] }: LineC
         ? { type: "line" as const, point: { size: 36 }, strokeWidth: 1.5 }
         : { type: "line" as const, strokeWidth: as === "faint" ? 1 : 2, opacity: as === "faint" ? 0.35 : 1 },
     encoding: {
-      x: { field: "x", type: "quantitative" as const, title: x, scale: scale("x") },
+      x: { field: "x", type: "quantitative" as const, title: x, scale: scale("x"), axis: whole ? { tickMinStep: 1, format: "d" } : {} },
       y: { field: "y", type: "quantitative" as const, title: y, scale: scale("y") },
       color: { field: "series", type: "nominal" as const, title: null, sort: series.map((s) => s.name) },
     },
@@ -44,7 +45,7 @@ export async function lineChart({ title, x, y, series, logarithmic = [] }: LineC
     title: { text: title, anchor: "start" },
     background: "white",
     layer: layers,
-    config: { axis: { gridColor: "#e8e8e8" }, view: { stroke: null }, legend: { orient: "top" } },
+    config: { axis: { gridColor: "#e8e8e8" }, view: { stroke: null }, legend: { orient: "top", symbolOpacity: 1 } },
   });
 }
 

@@ -17,7 +17,8 @@ import { runInputs } from "../fingerprints.ts";
 import { chosenMethods } from "../method-choice.ts";
 import { checkLength } from "../options.ts";
 import { readMetrics } from "../report/metrics-file.ts";
-import { writeReport } from "../report/report.ts";
+import { type SamplePair, writeReport } from "../report/report.ts";
+import { type Sample, sampler } from "../report/samples.ts";
 import { checkWritable, chooseRun, prepareRun } from "../run-choice.ts";
 import { Interrupted, type Interruption } from "../signals.ts";
 import { formatCount, formatDuration, formatPercent, type Terminal } from "../terminal.ts";
@@ -58,7 +59,8 @@ async function trainLocked(
   const run = chooseRun(flags);
   const local = { ...flags, model: directory };
   const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
-  const task = await prepareTask(local, device, terminal);
+  const prepared = await prepareTask(local, device, terminal);
+  const { task } = prepared;
   const { model } = task;
   const methods = await chosenMethods(flags, directory, flags.seed);
   const quantized = quantizedElements(model);
@@ -77,6 +79,8 @@ async function trainLocked(
   const resume = prepareRun(run, local, inputs);
   if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
   const before = await baseline();
+  const asked = flags.report && !pause ? sampler(prepared, device) : undefined;
+  const answersBefore = await asked?.outputs();
   const perEpoch = Math.max(1, Math.floor(task.train.batchesPerEpoch / flags.accumulate));
   const steps = flags.steps ?? Math.max(1, Math.round((flags.epochs ?? 1) * perEpoch));
   const pauseAt = pause && Math.max(1, Math.round(pause.until * steps));
@@ -152,12 +156,13 @@ async function trainLocked(
     adapter: saved,
   };
   if (!flags.report || paused) return summary;
+  const samples = pairs(asked?.samples ?? [], answersBefore ?? [], (await asked?.outputs()) ?? []);
   const report = await writeReport(run, {
     options: recordedRunOptions(flags),
     summary,
     environment: machine,
     sha256: { ...inputs.sha256 },
-    samples: [],
+    samples,
   });
   terminal.line(`Report: ${report}`);
   return { ...summary, report };
@@ -171,6 +176,9 @@ async function trainLocked(
     return evaluate(task, label, terminal, interrupt);
   }
 }
+
+const pairs = (samples: readonly Sample[], before: readonly string[], after: readonly string[]): SamplePair[] =>
+  samples.map((sample, i) => ({ ...sample, before: before[i]!, after: after[i]! }));
 
 function checkBaseDtype({ method, baseDtype }: TrainFlags): void {
   if (method !== "none" || baseDtype === "f32") return;

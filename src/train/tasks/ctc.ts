@@ -74,6 +74,7 @@ export const ctc: TaskKind<SoundExample, CtcRecord, LoadedSounds> = {
     return { model: loadCtcModel(directory, { vocabulary: letters.length }), processor: audioProcessorFromDirectory(directory) };
   },
   task: ({ model, processor }, data, record, device) => ctcTask(model, processor, device, { ...data, ...record }),
+  sample: ({ path, target }) => ({ input: path, shown: path, expected: target }),
   predictor({ model, processor }, record, device) {
     const recogniser = new Recogniser(model, processor, device, record);
     return {

@@ -46,6 +46,7 @@ export const imageClassification: TaskKind<ImageExample, ImageClassificationReco
   },
   task: ({ model, processor }, data, { labels }, device) => imageClassificationTask(model, processor, device, { ...data, labels }),
   saved: ({ labels }) => ({ labels }),
+  sample: ({ path, label }) => ({ input: path, shown: path, ...(label !== undefined && { expected: label }) }),
   predictor({ model, processor }, { labels }, device) {
     const evaluator = new Evaluator(device, objectiveOf(model));
     return {

@@ -56,6 +56,7 @@ export const seq2seq: TaskKind<TextPair, Seq2SeqRecord, LoadedText<Seq2SeqLM<Tex
   load: (directory) => loadText(directory, loadSeq2SeqLM),
   task: ({ model, tokenizer }, data, record, device) => seq2seqTask(model, tokenizer, device, { ...data, ...record }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
+  sample: ({ text, target }) => ({ input: text, shown: text, expected: target }),
   predictor({ model, tokenizer }, record, device) {
     const encoder = new SequenceEncoder(tokenizer, record);
     return {

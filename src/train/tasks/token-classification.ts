@@ -65,6 +65,7 @@ export const tokenClassification: TaskKind<TokensExample, TokenClassificationRec
   task: ({ model, tokenizer }, data, record, device) => tokenClassificationTask(model, tokenizer, device, { ...data, ...record }),
   saved: ({ labels }) => ({ labels }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
+  sample: ({ tokens, target }) => ({ input: tokens, shown: tokens.join(" "), expected: target.map((label) => label ?? "–").join(" ") }),
   predictor({ model, tokenizer }, record, device) {
     const tagger = new Tagger(model, tokenizer, device, record);
     return {
