@@ -44,6 +44,8 @@ export { languageModelingTask } from "./tasks/language-modeling.ts";
 export { maskedTask } from "./tasks/masked-lm.ts";
 export { regressionTask } from "./tasks/regression.ts";
 export { seq2seqTask } from "./tasks/seq2seq.ts";
+export { preferenceTask } from "./tasks/preference.ts";
+export { sentenceSimilarityTask } from "./tasks/sentence-similarity.ts";
 export type { Task } from "./tasks/task.ts";
 export { tokenClassificationTask } from "./tasks/token-classification.ts";
 export type { StepReport, TrainOptions, TrainResult } from "./train-options.ts";
