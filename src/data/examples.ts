@@ -8,6 +8,8 @@ import { readTextFile } from "./text-file.ts";
 export interface Example {
   text: string;
   label?: string;
+  /** What is to be made of the text, in tasks where that is no label. */
+  target?: unknown;
   file: string;
   /** From 1; of a CSV record that spans lines, the first; of a Parquet file, the row. */
   line: number;

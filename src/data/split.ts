@@ -39,11 +39,11 @@ export function splitExamples<E extends Example>(examples: readonly E[], options
   return { train: kept.filter((e) => !out.has(e)), heldOut: kept.filter((e) => out.has(e)), duplicatesRemoved };
 }
 
-/** Equal texts under different labels both stay: which label is right is not ours to say. They share a group, hence a part. */
+/** Equal texts under different labels (or with different targets) both stay: which label is right is not ours to say. They share a group, hence a part. */
 function withoutDuplicates<E extends Example>(examples: readonly E[]): E[] {
   const seen = new Set<string>();
-  return examples.filter(({ text, label }) => {
-    const key = JSON.stringify([label, text]);
+  return examples.filter(({ text, label, target }) => {
+    const key = JSON.stringify([label, text, target]);
     return !seen.has(key) && seen.add(key);
   });
 }

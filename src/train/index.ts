@@ -42,6 +42,7 @@ export { ctcTask } from "./tasks/ctc.ts";
 export { imageClassificationTask } from "./tasks/image-classification.ts";
 export { languageModelingTask } from "./tasks/language-modeling.ts";
 export { maskedTask } from "./tasks/masked-lm.ts";
+export { multiLabelTask } from "./tasks/multi-label.ts";
 export { regressionTask } from "./tasks/regression.ts";
 export { seq2seqTask } from "./tasks/seq2seq.ts";
 export { preferenceTask } from "./tasks/preference.ts";

@@ -86,6 +86,16 @@ describe("token classification", () => {
     await expectSame(result, data);
   });
 
+  test("merges into a model of its own, which is measured the same", async () => {
+    const output = at("tokens-merged");
+    summary(await espalier("merge", "--adapter", result.adapter as string, "--output", output, "--json"));
+    const measured = summary(await espalier("eval", "--model", output, "--data", data, "--json"));
+    expect(measured).toMatchObject({ task: "token-classification", f1: result.finalMetric });
+    expect(JSON.parse(readFileSync(join(output, "config.json"), "utf8"))).toMatchObject({
+      id2label: { "0": "B-LOC", "1": "B-PER", "2": "O" },
+    });
+  });
+
   test("predict labels the words of lines, and names the spans", async () => {
     writeFileSync(at("words.txt"), "ada likes bob in rome\n\nbob knows eve in oslo\n");
     const { results } = summary(await espalier("predict", "--adapter", result.adapter as string, at("words.txt"), "--json")) as {
@@ -170,6 +180,40 @@ test("regression: numbers on their own scale, with an encoder and with a decoder
   expect(
     refusal(await espalier("train", ...common, "--task", "regression", "--model", bert, "--data", broken, "--run", at("never"))),
   ).toContain('broken.jsonl line 1: "label" is "many", which is no number');
+});
+
+test("several labels: lists are recognised, each label is told by itself", async () => {
+  const data = lines(
+    "many.jsonl",
+    sentences.map((tokens) => ({
+      text: tokens.join(" "),
+      labels: places.filter((place) => tokens.includes(place)).concat(tokens.includes("likes") ? ["fond"] : []),
+    })),
+  );
+  const result = await train(
+    "--model",
+    bert,
+    "--data",
+    data,
+    "--eval-data",
+    data,
+    "--run",
+    at("many"),
+    "--max-length",
+    "16",
+    "--steps",
+    "100",
+    "--learning-rate",
+    "1e-2",
+  );
+  expect(result).toMatchObject({ task: "multi-label", metric: "f1" });
+  expect(result.finalMetric).toBeGreaterThan(0.9);
+  await expectSame(result, data);
+  writeFileSync(at("many.txt"), "ada likes bob in rome");
+  const { results } = summary(await espalier("predict", "--adapter", result.adapter as string, at("many.txt"), "--json")) as {
+    results: { labels: string[] }[];
+  };
+  expect(results[0]!.labels).toEqual(["fond", "rome"]);
 });
 
 test("regression of a whole model says so in config.json", async () => {

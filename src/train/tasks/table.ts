@@ -8,6 +8,7 @@ import { type ImageClassificationRecord, imageClassification } from "./image-cla
 import type { DataSample, TaskKind } from "./kind.ts";
 import { type LanguageRecord, languageModeling } from "./language-modeling.ts";
 import { type MaskedRecord, maskedLM } from "./masked-lm.ts";
+import { type MultiLabelRecord, multiLabel } from "./multi-label.ts";
 import { type PreferenceRecord, preference } from "./preference.ts";
 import { type RegressionRecord, regression } from "./regression.ts";
 import { type SimilarityRecord, sentenceSimilarity } from "./sentence-similarity.ts";
@@ -29,6 +30,7 @@ export type TaskRecord =
   | Seq2SeqRecord
   | ImageClassificationRecord
   | CtcRecord
+  | MultiLabelRecord
   | PreferenceRecord
   | SimilarityRecord;
 
@@ -40,6 +42,7 @@ export const taskKinds: readonly AnyTaskKind[] = [
   tokenClassification,
   imageClassification,
   ctc,
+  multiLabel,
   classification,
   regression,
   seq2seq,
