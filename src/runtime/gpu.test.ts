@@ -1,4 +1,4 @@
-/** Training through WebGPU, on Chromium's software driver where there is one: the numbers are the processor's. */
+/** Training through WebGPU, on Chromium's software driver where there is one, and with what CUDA is given: the numbers are the processor's. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,14 +8,14 @@ import { assign, type MemoryStorage, read, trace, Variable } from "../graph/inde
 import { lora } from "../methods/index.ts";
 import { loadCausalLM } from "../models/index.ts";
 import { floats } from "../nn/index.ts";
-import { add, mul } from "../ops/index.ts";
+import { add, type ComputeDtype, mul } from "../ops/index.ts";
 import { Evaluator } from "../train/evaluate.ts";
 import { applyWeights } from "../train/method.ts";
 import { causalLanguageModel } from "../train/objectives/index.ts";
 import { adamW, oneGroup } from "../train/optimizers/index.ts";
 import { stepFeeds, traceStep } from "../train/step.ts";
 import { train } from "../train/trainer.ts";
-import { type Device, hostTensor } from "./device.ts";
+import { Device, hostTensor } from "./device.ts";
 import { webgpu } from "./node.ts";
 import { openDevice } from "./open-device.ts";
 
@@ -33,7 +33,8 @@ async function training(on: Device, method: "lora" | "everything", feeds: typeof
   if (method === "lora") applyWeights(model, [lora({ rank: 4, targets: "all-linear" })]);
   const parameters = model.trainableParameters();
   const optimizer = adamW({ learningRate: 0.01 }).create(oneGroup(parameters));
-  const program = await on.compile(traceStep(feeds, { objective: causalLanguageModel(model), optimizer, maxGradientNorm: 1 }));
+  const options = { objective: causalLanguageModel(model), optimizer, maxGradientNorm: 1, compute: on.compute };
+  const program = await on.compile(traceStep(feeds, options));
   const figures: number[] = [];
   for (let step = 1; step <= steps; step++) {
     const { total, gradientNorm } = await program.run({ ...feeds, ...stepFeeds(optimizer, { learningRate: 0.01, updates: () => step }) });
@@ -43,6 +44,23 @@ async function training(on: Device, method: "lora" | "everything", feeds: typeof
   await program.dispose();
   return { figures, values: parameters.map((p) => Array.from(on.read(p).data as Float32Array)) };
 }
+
+/** Losses and norms within a share of theirs, weights within a distance. */
+function expectAlike(here: Awaited<ReturnType<typeof training>>, there: typeof here, figures = 1e-4, weights = 1e-3): void {
+  for (const [i, figure] of here.figures.entries()) expect(Math.abs(there.figures[i]! - figure) / figure).toBeLessThan(figures);
+  for (const [i, values] of here.values.entries())
+    for (const [j, value] of values.entries()) expect(Math.abs(there.values[i]![j]! - value)).toBeLessThan(weights);
+}
+
+test("standard operators only, as CUDA is given them, compute the same steps, and in float16 nearly the same", async () => {
+  const processor = await device("cpu");
+  const standard = (compute: ComputeDtype) => new Device({ ...processor.platform, provider: "onnx", copiesOutputs: false, compute });
+  for (const feeds of [batch, packed]) {
+    const here = await training(processor, "everything", feeds, 3);
+    expectAlike(here, await training(standard("float32"), "everything", feeds, 3));
+    expectAlike(here, await training(standard("float16"), "everything", feeds, 3), 2e-2, 4e-2);
+  }
+});
 
 describe.runIf(providers.includes("webgpu"))("webgpu", () => {
   test.each([
@@ -89,12 +107,6 @@ describe.runIf(providers.includes("webgpu"))("webgpu", () => {
     await on.dispose();
     expect(Array.from((counter.storage as { data: Float32Array }).data)).toEqual([20, 20]);
   });
-
-  const expectAlike = (here: Awaited<ReturnType<typeof training>>, there: typeof here) => {
-    for (const [i, figure] of here.figures.entries()) expect(Math.abs(there.figures[i]! - figure) / figure).toBeLessThan(1e-4);
-    for (const [i, values] of here.values.entries())
-      for (const [j, value] of values.entries()) expect(Math.abs(there.values[i]![j]! - value)).toBeLessThan(1e-3);
-  };
 
   test("a run whose state stays on the device ends and resumes with the processor's weights", async () => {
     const root = mkdtempSync(join(tmpdir(), "espalier-webgpu-"));

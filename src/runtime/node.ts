@@ -29,6 +29,9 @@ export interface GpuOptions extends CpuOptions {
 // What goes wrong is thrown: ONNX Runtime need not print it too.
 ort.env.logLevel = "fatal";
 
+/** Names of the execution providers that this ONNX Runtime knows, installed or not. */
+export const knownProviders = (): string[] => ort.listSupportedBackends().map(({ name }) => name);
+
 /** ONNX Runtime on this machine's processor. */
 export const cpu = (options: CpuOptions = {}): Device => nativeDevice("cpu", ["cpu"], options);
 

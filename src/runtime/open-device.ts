@@ -1,9 +1,8 @@
 /** Devices by name, tried out before they are handed on: what a machine lacks is said at once, and what to install. */
-import * as ort from "onnxruntime-node";
 import { EspalierError, trace } from "../graph/index.ts";
 import { type ComputeDtype, cast, matmul, sum } from "../ops/index.ts";
 import { type Device, hostTensor } from "./device.ts";
-import { cpu, cuda, type GpuOptions, webgpu } from "./node.ts";
+import { cpu, cuda, type GpuOptions, knownProviders, webgpu } from "./node.ts";
 
 export const deviceNames = ["cpu", "webgpu", "cuda"] as const;
 export type DeviceName = (typeof deviceNames)[number];
@@ -23,7 +22,7 @@ export async function openDevice(name: DeviceName, { compute = "float32", ...opt
       `The processor has no matrix products in ${compute}: ONNX Runtime would widen every operand first. Compute in float32, or choose a graphics processor.`,
     );
   }
-  if (!ort.listSupportedBackends().some((backend) => backend.name === name))
+  if (!knownProviders().includes(name))
     throw new EspalierError(
       "no-device",
       `ONNX Runtime has no ${providers[name]} on ${process.platform}/${process.arch}. Choose another device: ${others(name)}.`,
