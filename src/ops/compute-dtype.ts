@@ -3,7 +3,8 @@ import type { Tensor } from "../graph/index.ts";
 import { cast } from "./elementwise.ts";
 
 /** What matrix products are computed in. */
-export type ComputeDtype = "float32" | "float16" | "bfloat16";
+export const computeDtypes = ["float32", "float16", "bfloat16"] as const;
+export type ComputeDtype = (typeof computeDtypes)[number];
 
 let present: ComputeDtype = "float32";
 

@@ -2,7 +2,7 @@ export * from "./activation.ts";
 export * from "./after.ts";
 export * from "./attention.ts";
 export * from "./chunks.ts";
-export { type ComputeDtype, computeDtype, computingIn } from "./compute-dtype.ts";
+export { type ComputeDtype, computeDtype, computeDtypes, computingIn } from "./compute-dtype.ts";
 export * from "./control.ts";
 export { type ConvOptions, type ConvTransposeOptions, conv1d, conv2d, convTranspose1d, convTranspose2d } from "./conv.ts";
 export * from "./ctc-loss.ts";

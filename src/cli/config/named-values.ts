@@ -20,3 +20,10 @@ function asJson(text: string): unknown {
     return undefined;
   }
 }
+
+/** JSON, and nothing else. */
+export function json(text: string): unknown {
+  const value = asJson(text);
+  if (value === undefined) throw new InvalidArgumentError("It must be JSON.");
+  return value;
+}

@@ -2,12 +2,14 @@ import { z } from "zod";
 import { chatFormatNames } from "../../inputs/index.ts";
 import { catalogue } from "../../methods/catalogue.ts";
 import { baseDtypes } from "../../models/index.ts";
+import { computeDtypes } from "../../ops/index.ts";
+import { deviceNames } from "../../runtime/open-device.ts";
 import { optimizerNames } from "../../train/optimizers/index.ts";
 import { scheduleNames } from "../../train/schedules.ts";
 import { taskNames } from "../../train/tasks/table.ts";
 import { defaultModel } from "../default-model.ts";
 import { list } from "../options.ts";
-import { namedValues } from "./named-values.ts";
+import { json, namedValues } from "./named-values.ts";
 import { between, oneOf, option, type RunOption, text, toggle, whole } from "./run-option.ts";
 
 /*
@@ -136,6 +138,15 @@ export const methodOptions = {
   }),
 };
 
+const groupSchema = z.strictObject({
+  match: z.union([text(), z.instanceof(RegExp)], "It must be a pattern such as *.layers.0.* or a regular expression."),
+  learningRate: between(0).optional(),
+  learningRateFactor: between(0).optional(),
+  weightDecay: between(0).optional(),
+  from: whole(1).optional(),
+  to: whole(1).optional(),
+});
+
 export const trainingOptions = {
   epochs: option(between(0.001).optional(), { help: "passes over the data", value: "<n>", byDefault: "1" }),
   steps: option(whole(1).optional(), { help: "optimizer steps, in place of epochs", value: "<n>" }),
@@ -149,8 +160,26 @@ export const trainingOptions = {
   }),
   learningRate: option(between(1e-12).default(1e-3), { help: "peak learning rate", value: "<x>" }),
   schedule: option(oneOf(scheduleNames).default("cosine"), { help: "learning-rate schedule", value: "<name>" }),
+  scheduleOptions: option(z.record(z.string(), z.unknown(), "It must be an object.").optional(), {
+    help: "further options of the schedule, as name=value (several times) or JSON: floor, decay, cycles, power",
+    value: "<options>",
+    parse: namedValues,
+  }),
   warmup: option(between(0).default(0.05), { help: "steps, or share of all steps, of linear warm-up", value: "<n>" }),
   weightDecay: option(between(0).default(0), { help: "decoupled weight decay", value: "<x>" }),
+  loraPlusRatio: option(between(1e-6).optional(), {
+    help: "LoRA+: lora_B learns so many times as fast as lora_A",
+    value: "<x>",
+  }),
+  groups: option(z.array(groupSchema, "It must be a list of rules.").optional(), {
+    help: 'rates, decays and steps of parameters by name, as JSON: [{"match": "*.layers.0.*", "learningRateFactor": 0.1}]',
+    value: "<rules>",
+    parse: json,
+  }),
+  average: option(between(0, 0.999999).optional(), {
+    help: "decay of an exponential moving average of the weights, which is then evaluated and saved",
+    value: "<decay>",
+  }),
   maxGradientNorm: option(between(0).default(1), { help: "gradients are scaled down to this norm; 0: never", value: "<x>" }),
   notFinite: option(oneOf(["stop", "skip"]).default("stop"), {
     help: "what is done about a batch whose loss or gradient is not finite",
@@ -182,6 +211,11 @@ export const directoryOptions = {
 };
 
 export const machineOptions = {
+  device: option(oneOf(deviceNames).default("cpu"), { help: "what computes", value: "<name>", free: true }),
+  compute: option(oneOf(computeDtypes).default("float32"), {
+    help: "type of the operands of matrix products; 16 bits on graphics processors only",
+    value: "<type>",
+  }),
   baseline: option(toggle().default(true), { help: "do not measure the base model first", free: true }),
   report: option(toggle().default(true), { help: "write no report.md", free: true }),
   tensorboard: option(toggle().default(false), { help: "write TensorBoard's event files into the run directory", free: true }),

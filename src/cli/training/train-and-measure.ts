@@ -1,9 +1,10 @@
 import { EspalierError, elementCount } from "../../graph/index.ts";
 import type { DecoderModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
-import { cpu } from "../../runtime/node.ts";
+import { openDevice } from "../../runtime/open-device.ts";
 import { applyWeights } from "../../train/method.ts";
 import { optimizerByName } from "../../train/optimizers/index.ts";
+import { type GroupRule, loraPlus } from "../../train/parameter-groups.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
 import { lockRun, type RunLock } from "../../train/run-lock.ts";
 import { schedule } from "../../train/schedules.ts";
@@ -58,7 +59,7 @@ async function trainLocked(
   checkBaseDtype(flags);
   const run = chooseRun(flags);
   const local = { ...flags, model: directory };
-  const device = cpu(flags.threads === undefined ? {} : { threads: flags.threads });
+  const device = await openDevice(flags.device, { compute: flags.compute, ...(flags.threads !== undefined && { threads: flags.threads }) });
   const prepared = await prepareTask(local, device, terminal);
   const { task } = prepared;
   const { model } = task;
@@ -97,7 +98,9 @@ async function trainLocked(
       weightDecay: flags.weightDecay,
       ...flags.optimizerOptions,
     }),
-    schedule: schedule(flags.schedule, { warmup: flags.warmup }),
+    schedule: schedule(flags.schedule, { warmup: flags.warmup, ...flags.scheduleOptions }),
+    groups: [...((flags.groups ?? []) as GroupRule[]), ...(flags.loraPlusRatio === undefined ? [] : loraPlus(flags.loraPlusRatio))],
+    ...(flags.average !== undefined && { average: { decay: flags.average } }),
     steps,
     ...(pauseAt !== undefined && { pauseAt }),
     accumulate: flags.accumulate,
