@@ -59,8 +59,10 @@ describe("patterns", () => {
     refuse({ match: "layers.0.q_proj.lora_C.weight" }).toThrow(/fits no trained parameter. Nearest: layers.0.q_proj.lora_[AB].weight/);
     refuse({ match: "lora_B" }).toThrow(/"lora_B" fits no trained parameter/);
     refuse({ match: "*" }, { match: "embed*" }).toThrow(/"embed\*": every parameter that it fits is taken by a rule before it/);
-    refuse({ match: "embed*", from: 5, to: 3 }).toThrow(/from 5 and to 3/);
-    refuse({ match: "embed*", learningRate: -1 }).toThrow(/at least 0/);
+    refuse({ match: "embed*", from: 5, to: 3 }).toThrow(/to 3\) must not be before the first \(from 5/);
+    refuse({ match: "embed*", learningRate: -1 }).toThrow(/"embed\*": learningRate: /);
+    refuse({ match: "embed*", learningrate: 1 } as never).toThrow(/learningrate/);
+    refuse({ match: 3 } as never).toThrow(/match: must be a pattern/);
     expect(members([{ match: "absent", optional: true }])).toEqual([[0, 1, 2, 3]]);
   });
 });

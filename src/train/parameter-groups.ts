@@ -1,30 +1,40 @@
+import { z } from "zod";
 import { EspalierError, nearestNames, show } from "../graph/index.ts";
 import type { Parameter } from "../nn/index.ts";
 import type { Method } from "./method.ts";
 import type { ParameterGroup } from "./optimizers/index.ts";
 import type { Schedule } from "./schedules.ts";
 
+const rate = z.number().nonnegative().optional();
+const step = z.int().min(1).optional();
+const isFunction = (value: unknown): boolean => typeof value === "function";
+
 /** Parameters that a run sets apart by their names, and what is different for them. */
-export interface GroupRule {
+export const groupRuleSchema = z.strictObject({
   /**
    * A pattern for the whole name, in which `*` stands for any characters; a regular expression that finds something in the name; or a question about the
    * parameter. Of several rules that fit a parameter the first counts.
    */
-  match: string | RegExp | ((parameter: Parameter) => boolean);
+  match: z.union(
+    [z.string().min(1), z.instanceof(RegExp), z.custom<(parameter: Parameter) => boolean>(isFunction)],
+    "must be a pattern, a regular expression or a function",
+  ),
   /** Peak learning rate, in place of the run's. */
-  learningRate?: number;
+  learningRate: rate,
   /** Factor on the peak learning rate. Default 1. */
-  learningRateFactor?: number;
+  learningRateFactor: rate,
   /** In place of the optimizer's weight decay. */
-  weightDecay?: number;
+  weightDecay: rate,
   /** In place of the run's schedule. */
-  schedule?: Schedule;
+  schedule: z.custom<Schedule>(isFunction, "must be a function, as schedule(…) makes it").optional(),
   /** The first step that updates these parameters, and the last. In the others they cost neither gradients nor updates. Default: all. */
-  from?: number;
-  to?: number;
+  from: step,
+  to: step,
   /** Whether it may fit no trained parameter. Default false: that is an error. */
-  optional?: boolean;
-}
+  optional: z.boolean().optional(),
+});
+
+export type GroupRule = z.input<typeof groupRuleSchema>;
 
 /** `match` as it is written, for names and messages. */
 const written = ({ match }: GroupRule): string => (typeof match === "function" ? match.name || "a function" : String(match));
@@ -45,6 +55,13 @@ function fits({ match }: GroupRule, parameter: Parameter): boolean {
   return parameter.name.length - last.length >= at && parameter.name.endsWith(last);
 }
 
+function checkRule(rule: GroupRule): void {
+  const { success, error } = groupRuleSchema.safeParse(rule);
+  if (!success) throw badRule(rule, error.issues.map(({ path, message }) => `${path.join(".") || "options"}: ${message}`).join("; "));
+  const { from = 1, to = Number.POSITIVE_INFINITY } = rule;
+  if (to < from) throw badRule(rule, `the last step (to ${to}) must not be before the first (from ${from})`);
+}
+
 /**
  * Rules as a method, so that they compose with those of other methods: factors multiply, and of rates, decays and schedules the last counts. Two rules
  * that say the same are one group.
@@ -52,6 +69,7 @@ function fits({ match }: GroupRule, parameter: Parameter): boolean {
  * @throws EspalierError `no-parameter` when a rule fits no trained parameter, `bad-option` for steps that do not follow one another or a rate below 0
  */
 export function parameterGroups(rules: readonly GroupRule[], parameters: readonly Parameter[]): Method {
+  for (const rule of rules) checkRule(rule);
   const ruleOf = new Map<Parameter, number>();
   for (const p of parameters) {
     const at = rules.findIndex((rule) => fits(rule, p));
@@ -59,10 +77,6 @@ export function parameterGroups(rules: readonly GroupRule[], parameters: readonl
   }
   const names = parameters.map(({ name }) => name);
   for (const [at, rule] of rules.entries()) {
-    const { from = 1, to = Number.POSITIVE_INFINITY, learningRate = 0, learningRateFactor = 0, weightDecay = 0 } = rule;
-    if (!(from >= 1 && to >= from)) throw badRule(rule, `from ${from} and to ${to} must be steps from 1, the last not before the first`);
-    if (![learningRate, learningRateFactor, weightDecay].every((v) => v >= 0 && Number.isFinite(v)))
-      throw badRule(rule, "learning rate, factor and weight decay must be numbers of at least 0");
     if (rule.optional || [...ruleOf.values()].includes(at)) continue;
     if (parameters.some((p) => fits(rule, p)))
       throw badRule(rule, "every parameter that it fits is taken by a rule before it; put it first");
