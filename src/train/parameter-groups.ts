@@ -63,10 +63,9 @@ function checkRule(rule: GroupRule): void {
 }
 
 /**
- * Rules as a method, so that they compose with those of other methods: factors multiply, and of rates, decays and schedules the last counts. Two rules
- * that say the same are one group.
+ * Rules as a method, so that they compose with those of other methods: factors multiply, and of rates, decays and schedules the last counts.
  *
- * @throws EspalierError `no-parameter` when a rule fits no trained parameter, `bad-option` for steps that do not follow one another or a rate below 0
+ * @throws EspalierError `no-parameter` when a rule fits no trained parameter, `bad-option` for an unknown key or a wrong value
  */
 export function parameterGroups(rules: readonly GroupRule[], parameters: readonly Parameter[]): Method {
   for (const rule of rules) checkRule(rule);
