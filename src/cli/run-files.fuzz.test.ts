@@ -16,6 +16,10 @@ test("any change of espalier.json", { timeout }, () => {
     { task: "classification", labels: ["a", "b"], template: "{text}", maxLength: 64, positive: "b" },
     { task: "language-modeling", sequenceLength: 128 },
     { task: "chat", maxLength: 128, chatFormat: "chatml" },
+    { task: "regression", template: "{text}", maxLength: 64, mean: 3.5, deviation: 1.25 },
+    { task: "token-classification", labels: ["B-PER", "O"], maxLength: 64 },
+    { task: "masked-lm", maxLength: 64, maskShare: 0.15, wholeWords: false },
+    { task: "ctc", letters: ["<pad>", "|", "a"], gap: "|" },
   ].map((record) => JSON.stringify(record));
   fc.assert(
     fc.property(fc.constantFrom(...records).chain(jsonChanges), (changed) => {

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { readJsonObject } from "../../checkpoints/index.ts";
 import { type Example, paddedBatches, paddedRows } from "../../data/index.ts";
+import { printable } from "../../data/json-lines.ts";
 import type { BatchRows } from "../../data/padded-batches.ts";
 import { ctcBestPath } from "../../generate/index.ts";
 import { EspalierError } from "../../graph/index.ts";
@@ -52,9 +53,9 @@ export const ctc: TaskKind<SoundExample, CtcRecord, LoadedSounds> = {
       if ("wrong" in named) return named.wrong;
       if ("wrong" in said) return said.wrong;
       const file = resolve(dirname(place.file), named.text);
-      if (!existsSync(file)) return `names ${file}, which does not exist`;
+      if (!isFile(file)) return `names ${printable(file)}, which does not exist`;
       // Recordings of one sentence are not the same example.
-      const hash = createHash("sha256").update(readFileSync(file)).digest("hex");
+      const hash = createHash("sha256").update(readInput(file)).digest("hex");
       return { path: file, target: said.text, text: `${said.text} ${hash}`, ...place };
     }),
   plan({ directory, train }) {
@@ -88,6 +89,15 @@ export const ctc: TaskKind<SoundExample, CtcRecord, LoadedSounds> = {
     };
   },
 };
+
+/** A name may be none: too long, or with a zero byte. */
+function isFile(path: string): boolean {
+  try {
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
+}
 
 /** The letters that a checkpoint names. */
 function lettersOf(directory: string): { letters: readonly string[]; gap: string } | undefined {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { Example } from "../../data/index.ts";
+import { show } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { SequenceClassifier } from "../../models/causal-lm.ts";
 import { loadSequenceClassifier } from "../../models/load.ts";
@@ -44,10 +45,10 @@ export const regression: TaskKind<NumberExample, RegressionRecord, LoadedText<Se
       const read = textOf(value, textColumn);
       if ("wrong" in read) return read.wrong;
       const label = value[labelColumn];
-      const target = typeof label === "string" && label.trim() === "" ? Number.NaN : Number(label ?? Number.NaN);
-      return Number.isFinite(target) && typeof label !== "boolean"
+      const target = typeof label === "string" && label.trim() !== "" ? Number(label) : label;
+      return typeof target === "number" && Number.isFinite(target)
         ? { ...read, target, ...place }
-        : `"${labelColumn}" is ${JSON.stringify(label) ?? "missing"}, which is no number`;
+        : `"${labelColumn}" is ${show(label)}, which is no number`;
     }),
   plan({ family, train, options: { template = defaultTemplate(family), maxLength = defaultLength } }) {
     const { mean, deviation } = spread(train.map(({ target }) => target));

@@ -46,8 +46,9 @@ export const tokenClassification: TaskKind<TokensExample, TokenClassificationRec
       const [tokens, labels] = [listOf(value, tokensColumn), listOf(value, labelColumn)];
       if (!tokens?.every((token) => typeof token === "string" && token.trim() !== "") || tokens.length === 0)
         return `has no list of words "${tokensColumn}"`;
-      const target = labels?.map((label) => (label === null || typeof label === "string" ? label : String(label)));
-      if (!target || target.some((label) => label === "")) return `has no list of labels "${labelColumn}"`;
+      const target = labels?.map((label) => (label === null || typeof label === "object" ? null : String(label)));
+      if (!target || labels!.some((label) => label === "" || (label !== null && typeof label === "object")))
+        return `has no list of labels "${labelColumn}"`;
       if (target.length !== tokens.length) return `has ${tokens.length} words and ${target.length} labels, of which there must be as many`;
       return { tokens: tokens as string[], target, text: tokens.join(" "), ...place };
     }),
