@@ -2,6 +2,7 @@ export { estimateStep, type StepEstimate } from "./estimate.ts";
 export { Evaluator } from "./evaluate.ts";
 export { applyWeights, type GroupOptions, type Method, type SaveContext, type Selection, type StepContext } from "./method.ts";
 export * from "./metrics/index.ts";
+export { timingFields } from "./metrics-log.ts";
 export * from "./objectives/index.ts";
 export {
   type AdafactorOptions,
@@ -31,6 +32,7 @@ export {
 } from "./optimizers/index.ts";
 export { type GroupRule, loraPlus } from "./parameter-groups.ts";
 export { type ProfileFiles, StepProfiler, type StepProfilerOptions } from "./profile/index.ts";
+export { lockRun, type RunLock } from "./run-lock.ts";
 export { type Schedule, type ScheduleName, schedule } from "./schedules.ts";
 export { type Executor, type Handlers, type Job, LocalExecutor } from "./search/executor.ts";
 export { choice, type Dimension, grid, logUniform, type Space, sample, uniform, type Values, wholeNumber } from "./search/space.ts";
@@ -43,11 +45,11 @@ export { imageClassificationTask } from "./tasks/image-classification.ts";
 export { languageModelingTask } from "./tasks/language-modeling.ts";
 export { maskedTask } from "./tasks/masked-lm.ts";
 export { multiLabelTask } from "./tasks/multi-label.ts";
-export { regressionTask } from "./tasks/regression.ts";
-export { seq2seqTask } from "./tasks/seq2seq.ts";
 export { preferenceTask } from "./tasks/preference.ts";
+export { regressionTask } from "./tasks/regression.ts";
 export { sentenceSimilarityTask } from "./tasks/sentence-similarity.ts";
+export { seq2seqTask } from "./tasks/seq2seq.ts";
 export type { Task } from "./tasks/task.ts";
 export { tokenClassificationTask } from "./tasks/token-classification.ts";
-export type { StepReport, TrainOptions, TrainResult } from "./train-options.ts";
+export type { RunMilliseconds, StepReport, TrainOptions, TrainResult } from "./train-options.ts";
 export { train } from "./trainer.ts";

@@ -4,8 +4,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { counting, logged, options, weights } from "../../tests/train/counting.ts";
 import type { Batch, BatchSource } from "../data/index.ts";
-import { EspalierError } from "../graph/index.ts";
-import { mul } from "../ops/index.ts";
+import { add, fill, mul, sum, transpose } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
 import { adamW } from "./optimizers/index.ts";
@@ -280,17 +279,22 @@ describe("time", () => {
   });
 });
 
-test("a lack of memory says what may be changed", async () => {
-  const o = options({ steps: 2 });
-  const lacking = {
-    ...o.data,
-    batch(): Batch {
-      throw new EspalierError("out-of-memory", "A run could not be carried to its end: there is not enough memory.");
+test("a lack of memory says what may be changed, and the run goes on from its checkpoint", async () => {
+  await train(options({ directory, steps: 2 }));
+  const o = options({ directory, steps: 4, resume: true });
+  const objective: Objective = {
+    ...o.objective,
+    trace(inputs) {
+      const traced = o.objective.trace(inputs);
+      // Four terabytes at once.
+      const column = mul(fill([1_000_000, 1], 0), traced.total);
+      return { ...traced, total: add(traced.total, sum(mul(column, transpose(column, [1, 0])))) };
     },
   };
-  await expect(train({ ...o, data: lacking })).rejects.toThrow(
-    /not enough memory\. Lower the batch size .*--accumulate.*--max-length.*--base-dtype/,
+  await expect(train({ ...o, objective })).rejects.toThrow(
+    /not enough memory( \(\d+ MB were asked for at once\))?\. .*lower the batch size .*--accumulate.*--max-length.*--base-dtype/,
   );
+  expect(await train(options({ directory, steps: 4, resume: true }))).toMatchObject({ steps: 4, interrupted: false });
 });
 
 test.each(["steps", "accumulate", "keep", "checkpointEvery"] as const)("%s must be a whole number", async (name) => {
