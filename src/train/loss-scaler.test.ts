@@ -56,15 +56,15 @@ describe("a step with products in float16", () => {
   const int64 = (values: number[]) => hostTensor("int64", [1, values.length], BigInt64Array.from(values, BigInt));
   const batch = { ids: int64(ids), targets: int64([...ids.slice(1), -100]) };
 
-  function opened(compute: StepOptions["compute"]): StepOptions {
+  function opened(compute: StepOptions["compute"], rematerialise = false): StepOptions {
     const model = loadCausalLM(fixture("llama-tiny"));
     applyWeights(model, [lora({ rank: 4, targets: "all-linear" })]);
     const optimizer = adamW({ learningRate: 0.01 }).create(oneGroup(model.trainableParameters()));
-    return { objective: causalLanguageModel(model), optimizer, maxGradientNorm: 1, compute };
+    return { objective: causalLanguageModel(model), optimizer, maxGradientNorm: 1, compute, rematerialise };
   }
 
-  async function steps(compute: StepOptions["compute"], lossScale: number, count = 6) {
-    const options = opened(compute);
+  async function steps(compute: StepOptions["compute"], lossScale: number, { count = 6, rematerialise = false } = {}) {
+    const options = opened(compute, rematerialise);
     const traced = traceStep(batch, options);
     const program = await device.compile(traced);
     const results: { loss: number; norm: number }[] = [];
@@ -90,8 +90,15 @@ describe("a step with products in float16", () => {
     }
   });
 
+  test("blocks that are computed again are so in float16 too", async () => {
+    const [kept, again] = [await steps("float16", 2 ** 10), await steps("float16", 2 ** 10, { rematerialise: true })];
+    expect(again.products.length).toBeGreaterThan(kept.products.length);
+    expect(new Set(again.products)).toEqual(new Set(["float16"]));
+    for (const [i, { loss }] of again.results.entries()) expect(Math.abs(loss - kept.results[i]!.loss)).toBeLessThan(3e-3 * loss);
+  });
+
   test("a scale that is too large is told by the gradient norm; the loss stays what it is", async () => {
-    const [first] = (await steps("float16", 2 ** 127, 1)).results;
+    const [first] = (await steps("float16", 2 ** 127, { count: 1 })).results;
     expect(Number.isFinite(first!.loss)).toBe(true);
     expect(Number.isFinite(first!.norm)).toBe(false);
   });
