@@ -5,6 +5,7 @@ import { baseDtypes } from "../../models/index.ts";
 import { computeDtypes } from "../../ops/index.ts";
 import { deviceNames } from "../../runtime/open-device.ts";
 import { optimizerNames } from "../../train/optimizers/index.ts";
+import { groupRuleSchema } from "../../train/parameter-groups.ts";
 import { scheduleNames } from "../../train/schedules.ts";
 import { taskNames } from "../../train/tasks/table.ts";
 import { defaultModel } from "../default-model.ts";
@@ -138,15 +139,6 @@ export const methodOptions = {
   }),
 };
 
-const groupSchema = z.strictObject({
-  match: z.union([text(), z.instanceof(RegExp)], "It must be a pattern such as *.layers.0.* or a regular expression."),
-  learningRate: between(0).optional(),
-  learningRateFactor: between(0).optional(),
-  weightDecay: between(0).optional(),
-  from: whole(1).optional(),
-  to: whole(1).optional(),
-});
-
 export const trainingOptions = {
   epochs: option(between(0.001).optional(), { help: "passes over the data", value: "<n>", byDefault: "1" }),
   steps: option(whole(1).optional(), { help: "optimizer steps, in place of epochs", value: "<n>" }),
@@ -171,7 +163,7 @@ export const trainingOptions = {
     help: "LoRA+: lora_B learns so many times as fast as lora_A",
     value: "<x>",
   }),
-  groups: option(z.array(groupSchema, "It must be a list of rules.").optional(), {
+  groups: option(z.array(groupRuleSchema, "It must be a list of rules.").optional(), {
     help: 'rates, decays and steps of parameters by name, as JSON: [{"match": "*.layers.0.*", "learningRateFactor": 0.1}]',
     value: "<rules>",
     parse: json,

@@ -74,6 +74,13 @@ async function trainLocked(
   );
   for (const note of task.notes) terminal.line(note);
 
+  // What is wrong with these is said before anything is measured.
+  const optimizer = optimizerByName(flags.optimizer, {
+    learningRate: flags.learningRate,
+    weightDecay: flags.weightDecay,
+    ...flags.optimizerOptions,
+  });
+  const rates = schedule(flags.schedule, { warmup: flags.warmup, ...flags.scheduleOptions });
   checkWritable(run);
   const lock = lockOf(run);
   const inputs = runInputs(local);
@@ -93,12 +100,8 @@ async function trainLocked(
     data: task.train,
     device,
     methods,
-    optimizer: optimizerByName(flags.optimizer, {
-      learningRate: flags.learningRate,
-      weightDecay: flags.weightDecay,
-      ...flags.optimizerOptions,
-    }),
-    schedule: schedule(flags.schedule, { warmup: flags.warmup, ...flags.scheduleOptions }),
+    optimizer,
+    schedule: rates,
     groups: [...((flags.groups ?? []) as GroupRule[]), ...(flags.loraPlusRatio === undefined ? [] : loraPlus(flags.loraPlusRatio))],
     ...(flags.average !== undefined && { average: { decay: flags.average } }),
     steps,
