@@ -78,8 +78,9 @@ const metrics = (file: string) =>
     .map((line) => Object.entries(JSON.parse(line) as object).filter(([name]) => !timingFields.has(name)));
 
 test.each([
-  ["adapter", 12, 11],
-  ["whole", 12, 12],
+  ["adapter", 8, 11],
+  ["averaged", 8, 12],
+  ["whole", 8, 13],
 ])("%s: killed %d times", async (kind, kills, seed) => {
   const whole = join(directory, `${kind}-whole`);
   const unkilled = start(kind, whole);
