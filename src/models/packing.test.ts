@@ -9,6 +9,7 @@ import { hostTensor, jit } from "../runtime/index.ts";
 import { cpu } from "../runtime/node.ts";
 import { causalLanguageModel } from "../train/index.ts";
 import { applyWeights } from "../train/method.ts";
+import { traceObjective } from "../train/objectives/packed-rows.ts";
 import { type CausalLM, loadCausalLM, loadSeq2SeqLM } from "./index.ts";
 
 const device = cpu({ threads: 1 });
@@ -34,6 +35,7 @@ function documentsOf(seed: number): number[][][] {
   return layout.map((lengths) => lengths.map((length) => Array.from({ length }, next)));
 }
 
+type Inputs = Readonly<Record<string, Tensor>>;
 type Feeds = Record<"ids" | "targets" | "documentStarts", ReturnType<typeof int64>>;
 
 function packed(rows: readonly (readonly (readonly number[])[])[]): Feeds {
@@ -175,5 +177,16 @@ test("is refused where it would mean something else", () => {
   const reading = (forward: (i: Record<"ids" | "documentStarts", Tensor>) => DecoderOutputs) => () =>
     trace({ ids, documentStarts: ids }, (i) => ({ y: forward(i).hidden }));
   expect(reading((i) => model.forward({ ...i, positions: i.ids }))).toThrow(/takes no `positions`/);
+  const blind = {
+    ...causalLanguageModel(model),
+    name: "blind",
+    trace: ({ ids, targets }: Inputs) => causalLanguageModel(model).trace({ ids: ids!, targets: targets! }),
+  };
+  expect(() => trace({ ids, targets: ids, documentStarts: ids }, (i) => ({ y: traceObjective(blind, i).total }))).toThrow(
+    /objective "blind" does not tell the documents of packed rows apart/,
+  );
+  expect(() =>
+    trace({ ids, targets: ids, documentStarts: ids }, (i) => ({ y: traceObjective(causalLanguageModel(model), i).total })),
+  ).not.toThrow();
   expect(reading((i) => translator.forward({ ids: i.ids }, i))).toThrow(/cannot be packed/);
 });

@@ -3,6 +3,7 @@ import { computingIn } from "../ops/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import { type Jit, jit } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
+import { traceObjective } from "./objectives/packed-rows.ts";
 
 export interface Evaluation {
   /** Σ total / Σ weight over the whole source, in nats for a cross-entropy. */
@@ -16,7 +17,7 @@ export class Evaluator {
 
   constructor(device: Device, objective: Objective) {
     this.#program = jit(device, (inputs) => {
-      const { total, weight, outputs } = computingIn(device.compute, () => objective.trace(inputs));
+      const { total, weight, outputs } = computingIn(device.compute, () => traceObjective(objective, inputs));
       return { total, weight, ...outputs };
     });
   }

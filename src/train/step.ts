@@ -15,6 +15,7 @@ import { inTraining } from "../nn/index.ts";
 import { add, type ComputeDtype, computingIn, div, equal, fill, minimum, mul, sqrt, sum, sumOfSquares, when, where } from "../ops/index.ts";
 import { type Device, type HostTensor, hostTensor } from "../runtime/index.ts";
 import type { Objective } from "./objectives/index.ts";
+import { traceObjective } from "./objectives/packed-rows.ts";
 import { joined, type OptimizerState, type ParameterGroup, parted, type Slot, zeroState } from "./optimizers/index.ts";
 
 export interface StepOptions {
@@ -172,7 +173,7 @@ const scalarsOf = (group: ParameterGroup, inputs: Inputs, optimizer: OptimizerSt
 function traceLoss(options: StepOptions, inputs: Inputs, lossOf: (total: Tensor, weight: Tensor) => Tensor) {
   const { objective, rematerialise, compute = "float32" } = options;
   return computingIn(compute, () => {
-    const { total, weight } = inTraining(() => atPath("loss", () => objective.trace(inputs)), { rematerialise });
+    const { total, weight } = inTraining(() => atPath("loss", () => traceObjective(objective, inputs)), { rematerialise });
     return { total, weight, gradients: atPath("loss", () => gradientsOf(lossOf(total, weight), inputs, options)) };
   });
 }
