@@ -9,12 +9,14 @@ import { benchBaseDtype } from "./base-dtype.ts";
 import { benchBaseDtypeQuality } from "./base-dtype-quality.ts";
 import { benchDataWait } from "./data-wait.ts";
 import { benchDecode } from "./decode.ts";
+import { benchFirstStep } from "./first-step.ts";
 import { benchFirstToken } from "./first-token.ts";
 import { machine } from "./machine.ts";
 import { benchMemory, benchMemoryTable } from "./memory.ts";
 import { benchOpenModel } from "./open-model.ts";
 import { benchPacking } from "./packing.ts";
 import { randomCheckpoint } from "./random-checkpoint.ts";
+import { benchScaling } from "./scaling.ts";
 import { type StepSpec, steps } from "./shapes.ts";
 import { benchStep } from "./step.ts";
 
@@ -81,6 +83,14 @@ const benches: Readonly<Record<string, Bench>> = {
   "first-token": {
     summary: "from a checkpoint of SmolLM2-135M's shape to the first token: time and memory by how its weights are stored",
     run: (f) => benchFirstToken({ smoke: f.smoke ?? false, repeats: Math.min(5, Number(f.repeats)), peer: f.peer }),
+  },
+  "first-step": {
+    summary: "from the command to the first finished step on the shape of SmolLM2-135M, and the share of a step outside of ONNX Runtime",
+    run: (f) => benchFirstStep({ smoke: f.smoke ?? false, repeats: f.smoke ? 1 : Math.min(5, Number(f.repeats)) }),
+  },
+  scaling: {
+    summary: "time of a LoRA step against length, batch and rank, and what the operation count predicts",
+    run: (f) => benchScaling({ smoke: f.smoke ?? false, repeats: Math.min(3, Number(f.repeats)) }),
   },
   decode: { summary: "tokens per second against the memory-bandwidth bound", run: (f) => benchDecode({ smoke: f.smoke ?? false }) },
   "smollm2-decode": {

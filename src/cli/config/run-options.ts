@@ -211,6 +211,10 @@ export const machineOptions = {
   baseline: option(toggle().default(true), { help: "do not measure the base model first", free: true }),
   report: option(toggle().default(true), { help: "write no report.md", free: true }),
   tensorboard: option(toggle().default(false), { help: "write TensorBoard's event files into the run directory", free: true }),
+  profile: option(toggle().default(false), {
+    help: "write where the time of five steps goes into the run directory: a table and a trace for Perfetto",
+    free: true,
+  }),
   threads: option(whole(1).optional(), { help: "processor threads", value: "<n>", byDefault: "all", free: true }),
   json: option(toggle().optional(), { help: "print the result as one JSON object in the last line", free: true }),
 };

@@ -10,7 +10,7 @@ import { addResult, readResults, type SweepPlan, type SweepResult, trialDirector
 import type { TrialOutcome, TrialPayload } from "./trial.ts";
 
 /** Options that a search may not choose: they say where and how, not what. */
-const fixed = new Set(["data", "evalData", "heldOut", "run", "json", "report", "tensorboard", "baseline", "threads"]);
+const fixed = new Set(["data", "evalData", "heldOut", "run", "json", "report", "tensorboard", "profile", "baseline", "threads"]);
 
 /** The space of a plan; options that do not exist are refused. */
 export function spaceOf(plan: SweepPlan): Space {

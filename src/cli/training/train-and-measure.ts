@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { EspalierError, elementCount } from "../../graph/index.ts";
 import type { DecoderModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
@@ -5,6 +6,7 @@ import { openDevice } from "../../runtime/open-device.ts";
 import { applyWeights } from "../../train/method.ts";
 import { optimizerByName } from "../../train/optimizers/index.ts";
 import { type GroupRule, loraPlus } from "../../train/parameter-groups.ts";
+import { StepProfiler } from "../../train/profile/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
 import { lockRun, type RunLock } from "../../train/run-lock.ts";
 import { schedule } from "../../train/schedules.ts";
@@ -94,6 +96,7 @@ async function trainLocked(
   const pauseAt = pause && Math.max(1, Math.round(pause.until * steps));
   const display = new RunDisplay(terminal, { steps, directory: run, tensorboard: flags.tensorboard });
   const machine = environment();
+  const profiler = flags.profile ? new StepProfiler(device, { directory: join(run, "profile") }) : undefined;
   const result = await train({
     model,
     objective: task.objective,
@@ -121,11 +124,20 @@ async function trainLocked(
     keep: flags.keep,
     config: { options: recordedRunOptions(flags), ...inputs, environment: machine },
     signal: interrupt.signal,
-    onStep: (report) => display.step(report),
+    onStep: (report) => {
+      profiler?.step(report);
+      display.step(report);
+    },
     onEvaluation: (step, metrics) => display.evaluation(step, metrics),
     onNotice: (message) => terminal.line(message),
   });
   display.stop();
+  if (profiler) {
+    const files = await profiler.finish();
+    terminal.line(
+      files ? `Profile: ${files.table}, and ${files.trace} for ui.perfetto.dev.` : "No profile: it needs three steps at least.",
+    );
+  }
   const paused = result.steps === pauseAt && result.steps < steps;
   if (result.interrupted && !paused) {
     display.close();
