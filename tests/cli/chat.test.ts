@@ -64,7 +64,9 @@ describe("train on conversations", () => {
     const texts = at("texts.jsonl");
     writeFileSync(texts, '{"text": "a"}\n{"text": "b"}');
     expect(refusal(await espalier("train", "--data", texts, "--task", "chat"))).toMatch(/line 1: has no list "messages"/);
-    expect(refusal(await espalier("train", "--data", texts, "--chat-format", "chatml"))).toMatch(/--chat-format is an option of chat, and this is language-modeling/);
+    expect(refusal(await espalier("train", "--data", texts, "--chat-format", "chatml"))).toMatch(
+      /--chat-format is an option of chat, and this is language-modeling/,
+    );
   });
 });
 
