@@ -3,13 +3,14 @@ import { Command } from "commander";
 import { EspalierError } from "../../graph/index.ts";
 import { messageText } from "../../inputs/email/message.ts";
 import type { BaseDtype } from "../../models/index.ts";
-import { cpu } from "../../runtime/node.ts";
+import { openDevice } from "../../runtime/open-device.ts";
 import { Classifier } from "../../train/tasks/classifier.ts";
 import { openClassifier } from "../adapted.ts";
 import { baseDtypeOption } from "../base-dtype-option.ts";
+import { type DeviceFlag, deviceOption } from "../device-option.ts";
 import { formatPercent, Terminal } from "../terminal.ts";
 
-interface ClassifyFlags {
+interface ClassifyFlags extends DeviceFlag {
   adapter?: string;
   baseDtype: BaseDtype;
   model?: string;
@@ -26,6 +27,7 @@ export function classifyCommand(): Command {
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole classifier",
     )
     .addOption(baseDtypeOption())
+    .addOption(deviceOption())
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (files: string[], flags: ClassifyFlags, command: Command) => {
       const terminal = new Terminal();
@@ -33,7 +35,7 @@ export function classifyCommand(): Command {
         command.error("error: give --adapter, or the --model of a whole classifier");
       const { model, tokenizer, record } = await openClassifier(flags, flags.baseDtype);
       const texts = await Promise.all(files.map(readText));
-      const classifier = new Classifier(model, tokenizer, cpu(), record);
+      const classifier = new Classifier(model, tokenizer, await openDevice(flags.device), record);
       const { predictions, truncation } = await classifier.predict(texts);
       if (truncation.count > 0)
         terminal.line(

@@ -1,16 +1,17 @@
 import { Command } from "commander";
 import { EspalierError } from "../../graph/index.ts";
 import type { BaseDtype, Family } from "../../models/index.ts";
-import { cpu } from "../../runtime/node.ts";
+import { openDevice } from "../../runtime/open-device.ts";
 import type { TaskOptions } from "../../train/tasks/kind.ts";
 import { chooseTask, type TaskRecord, taskKind } from "../../train/tasks/table.ts";
 import { type ModelUse, openAdapted } from "../adapted.ts";
 import { addRunOptions } from "../config/flags.ts";
+import type { DeviceFlag } from "../device-option.ts";
 import { checkLength, integer } from "../options.ts";
 import { Terminal } from "../terminal.ts";
 import { refuseForeignOptions, sampleOf } from "../training-task.ts";
 
-interface EvalFlags extends TaskOptions {
+interface EvalFlags extends TaskOptions, DeviceFlag {
   data: string;
   model?: string;
   adapter?: string;
@@ -40,7 +41,7 @@ export function evalCommand(): Command {
       });
       const { kind, record } = fitting(use!, loaded.model as { contextLength?: number }, flags);
       const examples = kind.read(flags.data, flags);
-      const device = cpu();
+      const device = await openDevice(flags.device);
       const task = kind.task(loaded, { train: [], heldOut: examples, batchSize: flags.batchSize, seed: 0 }, record, device);
       if (task.length !== undefined) checkLength(task.length, task.model as { contextLength?: number }, base);
       for (const note of task.heldOutNotes ?? []) terminal.line(note);
@@ -62,7 +63,7 @@ interface Opening {
 
 const evalKeys = [
   ...(["task", "textColumn", "labelColumn", "tokensColumn", "sourceColumn", "targetColumn", "imageColumn", "audioColumn"] as const),
-  ...(["chatFormat", "batchSize", "baseDtype"] as const),
+  ...(["chatFormat", "batchSize", "baseDtype", "device"] as const),
 ];
 
 /** A model is measured for what it was trained for; one that continues texts, for what the data are. */

@@ -3,13 +3,14 @@ import { Command } from "commander";
 import { generate } from "../../generate/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { BaseDtype } from "../../models/index.ts";
-import { cpu } from "../../runtime/node.ts";
+import { openDevice } from "../../runtime/open-device.ts";
 import { openTextGenerator } from "../adapted.ts";
 import { baseDtypeOption } from "../base-dtype-option.ts";
+import { type DeviceFlag, deviceOption } from "../device-option.ts";
 import { addSamplingOptions, type SamplingFlags, samplingOf } from "../sampling-options.ts";
 import { formatCount, Terminal } from "../terminal.ts";
 
-interface GenerateFlags extends SamplingFlags {
+interface GenerateFlags extends SamplingFlags, DeviceFlag {
   prompt: string;
   model?: string;
   adapter?: string;
@@ -26,13 +27,19 @@ export function generateCommand(): Command {
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
     )
     .option("--adapter <adapter>", "adapter of a language model: a directory, or org/name on the Hub")
-    .addOption(baseDtypeOption());
+    .addOption(baseDtypeOption())
+    .addOption(deviceOption());
   return addSamplingOptions(command, 128)
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: GenerateFlags) => {
       const terminal = new Terminal();
       const prompt = flags.prompt.startsWith("@") ? readPrompt(flags.prompt.slice(1)) : flags.prompt;
-      const { generator, tokenizer, kind } = await openTextGenerator(cpu(), flags.model, flags.adapter, flags.baseDtype);
+      const { generator, tokenizer, kind } = await openTextGenerator(
+        await openDevice(flags.device),
+        flags.model,
+        flags.adapter,
+        flags.baseDtype,
+      );
       const generation = generate(generator, tokenizer, prompt, { ...samplingOf(flags), overflow: "truncate" });
       if (kind === "language-modeling") terminal.write(prompt);
       for await (const piece of generation) terminal.write(piece);

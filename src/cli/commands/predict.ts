@@ -1,13 +1,14 @@
 import { Command } from "commander";
 import { EspalierError } from "../../graph/index.ts";
 import type { BaseDtype } from "../../models/index.ts";
-import { cpu } from "../../runtime/node.ts";
+import { openDevice } from "../../runtime/open-device.ts";
 import type { PredictionInput } from "../../train/tasks/kind.ts";
 import { openAdapted } from "../adapted.ts";
 import { baseDtypeOption } from "../base-dtype-option.ts";
+import { type DeviceFlag, deviceOption } from "../device-option.ts";
 import { Terminal } from "../terminal.ts";
 
-interface PredictFlags {
+interface PredictFlags extends DeviceFlag {
   adapter?: string;
   model?: string;
   baseDtype: BaseDtype;
@@ -26,13 +27,14 @@ export function predictCommand(): Command {
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole trained model",
     )
     .addOption(baseDtypeOption())
+    .addOption(deviceOption())
     .option("--json", "print the results as one JSON object in the last line")
     .action(async (files: string[], flags: PredictFlags, command: Command) => {
       const terminal = new Terminal();
       if (flags.adapter === undefined && flags.model === undefined)
         command.error("error: give --adapter, or the --model of a whole trained model");
       const { use, loaded } = await openAdapted(flags, { baseDtype: flags.baseDtype });
-      const predictor = use?.kind.predictor?.(loaded, use.record, cpu());
+      const predictor = use?.kind.predictor?.(loaded, use.record, await openDevice(flags.device));
       if (!predictor)
         throw new EspalierError(
           "nothing-to-predict",

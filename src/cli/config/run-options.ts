@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { chatFormatNames } from "../../inputs/index.ts";
-import { catalogue } from "../../methods/catalogue.ts";
+import { trainingMethods } from "../../methods/catalogue.ts";
 import { baseDtypes } from "../../models/index.ts";
 import { computeDtypes } from "../../ops/index.ts";
 import { deviceNames } from "../../runtime/open-device.ts";
@@ -92,6 +92,7 @@ export const dataOptions = {
   }),
   positive: option(text().optional(), { help: "label that F1 and ROC AUC speak of", value: "<label>", byDefault: "the rarer one" }),
   maxLength: option(whole(2).default(256), { help: "tokens per sequence", value: "<n>" }),
+  packing: option(toggle().optional(), { help: "several conversations or texts to a row, each read on its own" }),
   buckets: option(z.union([z.literal("auto"), z.array(whole(1)).min(1)], 'It must be "auto" or a list of lengths.').optional(), {
     help: "lengths of training batches, e.g. 64,128,256, or auto: those with the least padding",
     value: "<lengths>",
@@ -116,7 +117,7 @@ export const modelOptions = {
   }),
 };
 
-const adapters = catalogue.filter(({ card }) => card.family === "adapters").map(({ card }) => card.slug);
+const adapters = trainingMethods.filter(({ card }) => card.family === "adapters").map(({ card }) => card.slug);
 
 export const methodOptions = {
   method: option(oneOf([...adapters, "none"]).default("lora"), {
