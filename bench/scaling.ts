@@ -14,8 +14,8 @@ const reference = steps["smollm2-lora"];
 const rankOf = (rank: number): StepSpec => ({ ...reference, lora: { ...reference.lora, rank } });
 
 const series: Readonly<Record<string, readonly (readonly [number, StepSpec])[]>> = {
-  "tokens of a sequence": [64, 128, 256, 512, 1024].map((time) => [time, { ...reference, time }]),
-  "sequences of a batch": [1, 2, 4, 8, 16].map((batch) => [batch, { ...reference, batch }]),
+  length: [64, 128, 256, 512, 1024].map((time) => [time, { ...reference, time }]),
+  batch: [1, 2, 4, 8, 16].map((batch) => [batch, { ...reference, batch }]),
   rank: [1, 4, 8, 16, 64].map((rank) => [rank, rankOf(rank)]),
 };
 
@@ -105,7 +105,7 @@ function chart(figures: Readonly<Record<string, readonly Record<string, number>[
     series: [
       { name: "predicted", points: byOperations(all, "predictedSeconds"), as: "faint" },
       ...Object.entries(figures).map(([name, rows]) => ({
-        name: `by ${name}`,
+        name,
         points: byOperations(rows, "seconds"),
         as: "points" as const,
       })),
