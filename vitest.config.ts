@@ -4,7 +4,14 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
-    include: ["src/**/*.test.ts", "tests/**/*.test.ts", "recipes/**/*.test.ts", "bench/**/*.test.ts", "examples/**/*.test.ts"],
+    include: [
+      "src/**/*.test.ts",
+      "tests/**/*.test.ts",
+      "recipes/**/*.test.ts",
+      "bench/**/*.test.ts",
+      "examples/**/*.test.ts",
+      "reproductions/**/*.test.ts",
+    ],
     // Commands that tests run leave nothing in the cache of whoever runs them.
     env: { ESPALIER_CACHE: join(tmpdir(), "espalier-test-cache") },
     pool: "forks",

@@ -1,13 +1,13 @@
 import { EspalierError } from "../graph/index.ts";
 import { tokenizerFromDirectory } from "../inputs/text/tokenizer-directory.ts";
-import { catalogue } from "../methods/catalogue.ts";
+import { trainingMethods } from "../methods/catalogue.ts";
 import type { Method } from "../train/method.ts";
 import { type methodOptions, type RunOptions, runSchema } from "./config/run-options.ts";
 
 /** What is trained, as flags say it. */
 export type MethodFlags = Pick<RunOptions, keyof typeof methodOptions>;
 
-const adapters = catalogue.filter(({ card }) => card.family === "adapters");
+const adapters = trainingMethods.filter(({ card }) => card.family === "adapters");
 const loraDefaults = runSchema.parse({});
 
 /** The methods that the flags ask for. `model` is the directory of the model, whose tokenizer reads a prompt's text. */

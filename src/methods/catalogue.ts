@@ -3,8 +3,14 @@ import { lora } from "./adapters/lora.ts";
 import { pTuning } from "./adapters/p-tuning.ts";
 import { prefixTuning } from "./adapters/prefix-tuning.ts";
 import { promptTuning } from "./adapters/prompt-tuning.ts";
-import type { MethodFactory } from "./define.ts";
+import type { Factory, MethodFactory } from "./define.ts";
+import { pbt } from "./search/pbt.ts";
 
-/** Every method, one line each: what `espalier methods` lists. */
 // biome-ignore lint/suspicious/noExplicitAny: the catalogue forgets each method's option types; the methods check them.
-export const catalogue: readonly MethodFactory<any>[] = [lora, ia3, promptTuning, pTuning, prefixTuning];
+type AnyOptions = any;
+
+/** What a run can be trained with. */
+export const trainingMethods: readonly MethodFactory<AnyOptions>[] = [lora, ia3, promptTuning, pTuning, prefixTuning];
+
+/** Every method: what `espalier methods` lists. */
+export const catalogue: readonly Factory<AnyOptions, unknown>[] = [...trainingMethods, pbt];

@@ -24,24 +24,37 @@ export interface PeftReader {
   graft(graft: Graft, config: PeftConfig): void;
 }
 
-/** A method of the catalogue: call it with options to get what the trainer takes. */
-export interface MethodFactory<Input, M extends Method = Method> {
-  (options?: Input): M;
+/** An entry of the catalogue: call it with options. */
+export interface Factory<Input, Made> {
+  (options?: Input): Made;
   readonly card: MethodCard;
   /** Options with types and defaults. */
   readonly schema: z.ZodType;
+}
+
+/** A method that changes a training run: call it with options to get what the trainer takes. */
+export interface MethodFactory<Input, M extends Method = Method> extends Factory<Input, M> {
   /** Of methods whose adapters PEFT knows. */
   readonly peft: PeftReader | undefined;
 }
 
 /** Defines a method: its card, its options and what it does. Wrong options are refused with the name of the option. */
-export function defineMethod<S extends z.ZodType, M extends Method>(
+export const defineMethod = <S extends z.ZodType, M extends Method>(
   card: MethodCard,
   schema: S,
   create: (options: z.output<S>) => M,
   peft?: PeftReader,
-): MethodFactory<z.input<S>, M> {
-  const factory = (options?: z.input<S>): M => {
+): MethodFactory<z.input<S>, M> => Object.assign(define(card, schema, create), { peft });
+
+/** As {@link defineMethod}, for a method that stands over training runs and chooses what they are trained with. */
+export const defineSearch = <S extends z.ZodType, Search>(
+  card: MethodCard,
+  schema: S,
+  create: (options: z.output<S>) => Search,
+): Factory<z.input<S>, Search> => define(card, schema, create);
+
+function define<S extends z.ZodType, Made>(card: MethodCard, schema: S, create: (options: z.output<S>) => Made): Factory<z.input<S>, Made> {
+  const factory = (options?: z.input<S>): Made => {
     const parsed = schema.safeParse(options ?? {});
     if (!parsed.success) {
       const problems = parsed.error.issues.map((issue) => `  ${issue.path.join(".") || "options"}: ${issue.message}`);
@@ -49,5 +62,5 @@ export function defineMethod<S extends z.ZodType, M extends Method>(
     }
     return create(parsed.data);
   };
-  return Object.assign(factory, { card, schema, peft });
+  return Object.assign(factory, { card, schema });
 }

@@ -11,5 +11,12 @@ export type { LoadAdapterOptions, LoadedAdapter } from "./adapters/peft-format.t
 export { type PrefixTuningOptions, prefixTuning } from "./adapters/prefix-tuning.ts";
 export { largestChange, probeLogits } from "./adapters/probe.ts";
 export { type PromptTuningOptions, promptTuning } from "./adapters/prompt-tuning.ts";
-export { catalogue } from "./catalogue.ts";
-export { defineMethod, type MethodCard, type MethodFactory, type PeftReader } from "./define.ts";
+export { catalogue, trainingMethods } from "./catalogue.ts";
+export { defineMethod, defineSearch, type Factory, type MethodCard, type MethodFactory, type PeftReader } from "./define.ts";
+export { type Exploit, never, tournament, truncation, tTest } from "./search/exploit.ts";
+export { type Explore, noise, perturb } from "./search/explore.ts";
+export { type Copy, type Lineage, policyLine, replay, type Segment, scheduleOf } from "./search/lineage.ts";
+export { type Member, type PbtOptions, type PbtReport, type PbtResult, type PbtTask, type PopulationSearch, pbt } from "./search/pbt.ts";
+export type { Population } from "./search/population.ts";
+export { type MemberRun, RunPopulation, type RunPopulationOptions } from "./search/run-population.ts";
+export { StackedPopulation, type StackedPopulationOptions } from "./search/stacked-population.ts";

@@ -61,6 +61,11 @@ export interface TrainOptions {
   config?: Readonly<Record<string, unknown>>;
   /** Continue from the newest intact checkpoint of `directory`. Without it the directory must not hold a run. */
   resume?: boolean;
+  /**
+   * Begins, unless it is resumed, from the newest intact checkpoint of another run, whose directory this is: with its weights, moments, step and what
+   * methods keep. Model, methods and optimizer must be of the same kinds and shapes; learning rate, decay and the like may differ.
+   */
+  branchFrom?: string;
   /** Ends the run after the present step, with a checkpoint. */
   signal?: AbortSignal;
   onStep?(report: StepReport): void;

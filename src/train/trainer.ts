@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { type BatchSource, ReadAhead } from "../data/index.ts";
 import { EspalierError, type Variable } from "../graph/index.ts";
 import { initialState, type TrainerState } from "./checkpoint.ts";
@@ -143,7 +144,7 @@ class Trainer {
   }
 
   async #start(): Promise<void> {
-    const { methods = [], groups = [], steps, seed = 0, config, resume, device } = this.#o;
+    const { methods = [], groups = [], steps, seed = 0, config, resume, branchFrom } = this.#o;
     const optimizer = optimizerOf(this.#o);
     this.#run?.sweep();
     const latest = resume ? this.#run?.intactCheckpoint(this.#notice) : undefined;
@@ -153,13 +154,12 @@ class Trainer {
         `${this.#o.directory ?? "The run"} holds no finished checkpoint to resume from; start it without resume.`,
       );
     if (latest) {
-      this.#state = this.#run!.loadCheckpoint(latest.path, this.#variables, device);
-      this.#methods.restore(this.#state.methods);
-      if (this.#state.lossScale) this.#lossScaler?.restore(this.#state.lossScale);
+      this.#restore(this.#run!, latest.path);
       this.#run!.removeCheckpointsAfter(this.#state.step);
       this.#checkpoint = latest.path;
       this.#saved = this.#state.step;
     } else {
+      if (branchFrom !== undefined) this.#branch(branchFrom);
       this.#run?.writeRun({
         ...config,
         objective: this.#o.objective.name,
@@ -178,6 +178,19 @@ class Trainer {
     if (!latest && this.#o.baseline) this.#run?.logEvaluation(0, this.#o.baseline);
     // The run was killed between a checkpoint and the evaluation that follows it.
     if (latest && this.#state.step > 0) await this.#evaluate();
+  }
+
+  #restore(run: RunDirectory, checkpoint: string): void {
+    this.#state = run.loadCheckpoint(checkpoint, this.#variables, this.#o.device);
+    this.#methods.restore(this.#state.methods);
+    if (this.#state.lossScale) this.#lossScaler?.restore(this.#state.lossScale);
+  }
+
+  #branch(directory: string): void {
+    const origin = existsSync(directory) ? new RunDirectory(directory) : undefined;
+    const newest = origin?.intactCheckpoint(this.#notice);
+    if (!newest) throw new EspalierError("nothing-to-resume", `${directory} holds no finished checkpoint to branch from.`);
+    this.#restore(origin!, newest.path);
   }
 
   async #step(): Promise<void> {

@@ -1,7 +1,7 @@
 import { type PeftType, readPeftAdapter } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Module } from "../../nn/index.ts";
-import { catalogue } from "../catalogue.ts";
+import { trainingMethods } from "../catalogue.ts";
 import type { MethodFactory } from "../define.ts";
 import { type LoadAdapterOptions, type LoadedAdapter, placeAdapter } from "./peft-format.ts";
 
@@ -19,7 +19,7 @@ export function loadAdapter(model: Module, directory: string, options: LoadAdapt
 /** The method of the catalogue that reads a kind of adapter. */
 // biome-ignore lint/suspicious/noExplicitAny: whatever the method's options are.
 export function readerOf(type: PeftType): MethodFactory<any> {
-  const method = catalogue.find(({ peft }) => peft?.type === type);
+  const method = trainingMethods.find(({ peft }) => peft?.type === type);
   if (!method) throw new EspalierError("adapter-config", `No method of the catalogue reads adapters of the kind ${type}.`);
   return method;
 }

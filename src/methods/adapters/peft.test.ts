@@ -19,7 +19,7 @@ import { div } from "../../ops/index.ts";
 import { hostTensor } from "../../runtime/index.ts";
 import { cpu } from "../../runtime/node.ts";
 import { causalLanguageModel } from "../../train/objectives/index.ts";
-import { catalogue, type LoadedAdapter, loadAdapter, mergeAdapters } from "../index.ts";
+import { type LoadedAdapter, loadAdapter, mergeAdapters, trainingMethods } from "../index.ts";
 
 interface Expected {
   base: string;
@@ -191,7 +191,7 @@ describe.each(names)("%s", (name) => {
   test("is saved under PEFT's names with the same values", async () => {
     const model = open(name);
     const { method: slug, parameters, config } = load(model, name);
-    const method = catalogue.find(({ card }) => card.slug === slug)!(optionsLike(config));
+    const method = trainingMethods.find(({ card }) => card.slug === slug)!(optionsLike(config));
     await method.save!(directory, { model, base: "base", parameters });
     const [theirs, ours] = ["adapter_model.safetensors"].flatMap((file) => [
       openSafetensors(join(at(name), file)).tensors,
