@@ -5,7 +5,7 @@ export { CtcModel, type SpeechFeatures, type SpeechInputs, SpeechModel } from ".
 export { DecoderForCausalLM, DecoderForSequenceClassification } from "./decoder-family.ts";
 export { checkExport, type ExportCheck } from "./export/check-export.ts";
 export { type ExportedOnnx, type ExportOnnxOptions, exportOnnx } from "./export/export-onnx.ts";
-export type { ExportableModel } from "./export/graphs.ts";
+export { type ExportableModel, isExportable } from "./export/graphs.ts";
 export { loadExportable } from "./export/load-exportable.ts";
 export { type ExportDtype, exportDtypes } from "./export/weights.ts";
 export { ClipModel, type ClipTextModel, type ClipVisionModel, type TowerOutputs } from "./families/clip.ts";

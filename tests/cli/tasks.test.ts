@@ -1,5 +1,5 @@
 /** Every task of the table: trained by the command, measured again by eval to what train reported, asked by predict, and refused where it does not fit. */
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { readPeftAdapter } from "../../src/checkpoints/index.ts";
@@ -47,6 +47,30 @@ async function expectSame(result: Record<string, unknown>, data: string): Promis
   for (const [name, value] of Object.entries(after)) expect(measured[name], name).toBeCloseTo(value, 4);
 }
 
+/**
+ * The adapter becomes a model of its own: merged, it is measured the same, and a graph is made of it for other runtimes, which comes to what it computes.
+ * Returns what the configuration beside the graph says.
+ */
+async function expectWhole(result: Record<string, unknown>, data: string): Promise<Record<string, unknown>> {
+  const [merged, exported] = [`${result.adapter}-merged`, `${result.adapter}-onnx`];
+  summary(await espalier("merge", "--adapter", String(result.adapter), "--output", merged, "--json"));
+  const measured = summary(await espalier("eval", "--model", merged, "--data", data, "--batch-size", "8", "--json"));
+  for (const [name, value] of Object.entries(result.after as Record<string, number>)) expect(measured[name], name).toBeCloseTo(value, 3);
+  const configs = [];
+  for (const from of [
+    ["--adapter", String(result.adapter)],
+    ["--model", merged],
+  ]) {
+    const { files } = summary(await espalier("export", ...from, "--output", exported, "--json"));
+    for (const { largestDifference, largestValue } of files as { largestDifference: number; largestValue: number }[])
+      expect(largestDifference / largestValue).toBeLessThan(1e-4);
+    configs.push(JSON.parse(readFileSync(join(exported, "config.json"), "utf8")));
+  }
+  const [, config] = configs;
+  expect(configs[0]).toMatchObject({ architectures: config.architectures, ...(config.id2label && { id2label: config.id2label }) });
+  return configs[0];
+}
+
 describe("token classification", () => {
   const data = lines(
     "tokens.jsonl",
@@ -86,12 +110,9 @@ describe("token classification", () => {
     await expectSame(result, data);
   });
 
-  test("merges into a model of its own, which is measured the same", async () => {
-    const output = at("tokens-merged");
-    summary(await espalier("merge", "--adapter", result.adapter as string, "--output", output, "--json"));
-    const measured = summary(await espalier("eval", "--model", output, "--data", data, "--json"));
-    expect(measured).toMatchObject({ task: "token-classification", f1: result.finalMetric });
-    expect(JSON.parse(readFileSync(join(output, "config.json"), "utf8"))).toMatchObject({
+  test("merges into a model of its own, and is exported", async () => {
+    expect(await expectWhole(result, data)).toMatchObject({
+      architectures: ["BertForTokenClassification"],
       id2label: { "0": "B-LOC", "1": "B-PER", "2": "O" },
     });
   });
@@ -175,6 +196,7 @@ test("regression: numbers on their own scale, with an encoder and with a decoder
     };
     expect(results[0]!.value).toBeGreaterThan(90);
     expect(results[0]!.value).toBeLessThan(130);
+    expect(await expectWhole(result, data)).toMatchObject({ problem_type: "regression", id2label: { "0": "LABEL_0" } });
   }
   const broken = lines("broken.jsonl", [{ text: "ada", label: "many" }]);
   expect(
@@ -214,6 +236,10 @@ test("several labels: lists are recognised, each label is told by itself", async
     results: { labels: string[] }[];
   };
   expect(results[0]!.labels).toEqual(["fond", "rome"]);
+  expect(await expectWhole(result, data)).toMatchObject({
+    problem_type: "multi_label_classification",
+    id2label: { "0": "fond", "1": "oslo", "2": "rome" },
+  });
 });
 
 test("regression of a whole model says so in config.json", async () => {
@@ -263,6 +289,7 @@ test("masked words: an encoder without labels learns them; held-out places are t
   expect(result.finalMetric).toBeLessThan((result.baseMetric as number) / 3);
   await expectSame(result, data);
   expect(refusal(await espalier("predict", "--adapter", result.adapter as string, data))).toContain("was trained for masked-lm");
+  expect(await expectWhole(result, data)).toMatchObject({ architectures: ["BertForMaskedLM"] });
 });
 
 describe("seq2seq", () => {
@@ -321,6 +348,10 @@ describe("seq2seq", () => {
     );
     expect(results[0]!.text).toBe((generated.text as string).trim());
   });
+
+  test("merges into a model of its own, and is exported", async () => {
+    expect(await expectWhole(result, data)).toMatchObject({ architectures: ["T5ForConditionalGeneration"] });
+  });
 });
 
 describe("image classification", () => {
@@ -354,6 +385,10 @@ describe("image classification", () => {
       ),
     ) as { results: { label: string }[] };
     expect(results.map(({ label }) => label)).toEqual(["dark", "bright"]);
+    expect(await expectWhole(result, pictures)).toMatchObject({
+      architectures: ["ViTForImageClassification"],
+      id2label: { "0": "bright", "1": "dark" },
+    });
     expect(refusal(await espalier("eval", "--adapter", result.adapter as string, "--data", pictures, "--max-length", "8"))).toContain(
       "--max-length speaks of tokens",
     );
@@ -402,6 +437,19 @@ describe("speech", () => {
       results: { text: string }[];
     };
     expect(results[0]!.text).toEqual(expect.any(String));
+
+    summary(await espalier("merge", "--adapter", result.adapter as string, "--output", at("speech-merged"), "--json"));
+    const merged = summary(await espalier("eval", "--model", at("speech-merged"), "--data", data, "--json"));
+    expect(merged.loss).toBeCloseTo(result.evalLossAfter as number, 3);
+    for (const from of [
+      ["--adapter", result.adapter as string],
+      ["--model", at("speech-merged")],
+    ])
+      expect(refusal(await espalier("export", ...from, "--output", at("speech-onnx")))).toMatch(
+        /was trained for ctc \(.*\), and models of that kind cannot be exported/,
+      );
+    expect(existsSync(at("speech-onnx"))).toBe(false);
+
     writeFileSync(join(at("sounds"), "missing.jsonl"), JSON.stringify({ audio: "none.wav", text: "a" }));
     expect(refusal(await espalier("eval", "--adapter", result.adapter as string, "--data", join(at("sounds"), "missing.jsonl")))).toContain(
       "none.wav, which does not exist",

@@ -11,10 +11,12 @@ import {
   type ExportDtype,
   exportDtypes,
   exportOnnx,
+  isExportable,
   loadExportable,
-  loadSequenceClassifier,
+  type SaveModelOptions,
 } from "../../models/index.ts";
 import { cpu } from "../../runtime/node.ts";
+import { type AnyTaskKind, taskKind } from "../../train/tasks/table.ts";
 import { baseOf } from "../adapted.ts";
 import { defaultModel } from "../default-model.ts";
 import { modelDirectory } from "../model-directory.ts";
@@ -52,11 +54,11 @@ export function exportCommand(): Command {
       if (flags.adapterInputs && flags.adapter === undefined)
         throw new EspalierError("bad-option", "--adapter-inputs needs an --adapter, whose modules the inputs belong to.");
       const device = cpu();
-      const { model, source, labels } = await open(flags);
+      const { model, source, saved } = await open(flags);
       const adapter = flags.adapterInputs ? adapterInputs(model) : undefined;
       const merged = flags.adapter !== undefined && !adapter ? mergeAdapters(model, device).modules : [];
       if (!adapter) model.freeze();
-      const options = { source, dtypes: flags.dtype, ...(labels && { labels }), ...(adapter && { inputOf: adapter.inputOf }) };
+      const options = { source, dtypes: flags.dtype, ...saved, ...(adapter && { inputOf: adapter.inputOf }) };
       const written = exportOnnx(flags.output, model, options);
       const tensors = adapter && saveTensors(flags, adapter.tensors);
       const ids = await sampleIds(flags.output, model);
@@ -85,21 +87,31 @@ function dtypes(text: string): ExportDtype[] {
   return [...new Set(names)] as ExportDtype[];
 }
 
-async function open({
-  model: named,
-  adapter,
-}: ExportFlags): Promise<{ model: ExportableModel; source: string; labels?: readonly string[] }> {
-  if (adapter === undefined) {
-    const source = await modelDirectory(named ?? defaultModel);
-    return { model: loadExportable(source), source };
-  }
-  const directory = await modelDirectory(adapter);
+interface Opened {
+  model: ExportableModel;
+  /** The directory of the model, or of the adapter's base. */
+  source: string;
+  saved: Pick<SaveModelOptions, "labels" | "problemType"> | undefined;
+}
+
+/** The record says what a model is used for; without one its configuration does. */
+async function open({ model: named, adapter }: ExportFlags): Promise<Opened> {
+  const directory = await modelDirectory(adapter ?? named ?? defaultModel);
+  const base = adapter === undefined ? directory : named === undefined ? await baseOf(directory) : await modelDirectory(named);
   const record = readTaskRecord(directory);
-  const source = named === undefined ? await baseOf(directory) : await modelDirectory(named);
-  const labels = record?.task === "classification" ? record.labels : undefined;
-  const model = labels ? loadSequenceClassifier(source, labels).freeze() : loadExportable(source);
-  loadAdapter(model, directory);
-  return { model, source, ...(labels && { labels }) };
+  const kind = record && taskKind(record.task)!;
+  const model = kind ? exportable((await kind.load(base, record)).model, directory, kind) : loadExportable(base);
+  model.freeze();
+  if (adapter !== undefined) loadAdapter(model, directory);
+  return { model, source: base, saved: kind?.saved?.(record) };
+}
+
+function exportable(model: object, directory: string, { name, summary }: AnyTaskKind): ExportableModel {
+  if (isExportable(model)) return model;
+  throw new EspalierError(
+    "unsupported-task",
+    `${directory}: was trained for ${name} (${summary}), and models of that kind cannot be exported. Espalier itself runs them: espalier predict.`,
+  );
 }
 
 /** Named after the adapter's directory, or after its run's. */

@@ -16,7 +16,7 @@ import { add, cumSum, greaterOrEqual, lessOrEqual, logicalAnd, max, range, resha
 import { CausalLM, SequenceClassifier } from "../causal-lm.ts";
 import { ImageClassifier, ImageModel } from "../image-model.ts";
 import type { PatchConfig } from "../patch-embedding.ts";
-import { EncoderForSequenceClassification, type EncoderInputs, MaskedLM, type SentenceEncoder, TokenClassifier } from "../text-encoder.ts";
+import { EncoderForSequenceClassification, type EncoderInputs, MaskedLM, SentenceEncoder, TokenClassifier } from "../text-encoder.ts";
 import { type ExportableSeq2Seq, isSeq2Seq, seq2seqGraphs } from "./seq2seq-graphs.ts";
 
 /** Models that have a graph for other runtimes. */
@@ -29,6 +29,11 @@ export type ExportableModel =
   | ExportableSeq2Seq
   | ImageModel
   | ImageClassifier;
+
+const classes = [CausalLM, SequenceClassifier, TokenClassifier, MaskedLM, SentenceEncoder, ImageModel, ImageClassifier];
+
+export const isExportable = (model: object): model is ExportableModel =>
+  isSeq2Seq(model) || classes.some((exported) => model instanceof exported);
 
 const batch = symbol("batch_size");
 const time = symbol("sequence_length");
