@@ -2,6 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { EspalierError } from "../graph/errors.ts";
 import { holdsImages, readImageExamples } from "./image-examples.ts";
 import { splitExamples } from "./split.ts";
 
@@ -49,6 +50,15 @@ test("a column of paths, relative to the file", () => {
   writeFileSync(file, "image,label\nimages/a.png,x\nimages/c.png,y\nimages/a.gif,y\n");
   expect(() => readImageExamples(file)).toThrow(/data\.csv line 3: names .*c\.png, which does not exist\. 1 other line/);
   expect(() => readImageExamples(file, { imageColumn: "path" })).toThrow(/no column "path".*option imageColumn/);
+});
+
+test("a name that no file can have is refused with its line", () => {
+  const file = join(tree("zero", ["a.png"]), "data.jsonl");
+  writeFileSync(file, '{"image": "a.png"}\n{"image": "a\\u0000.png"}\n');
+  expect(() => readImageExamples(file)).toThrow(expect.objectContaining({ code: "data-missing" }));
+  expect(() => readImageExamples(file)).toThrow(/data\.jsonl line 2: names [ -~]*, which does not exist\. No other line is broken\.$/);
+  expect(() => readImageExamples("a\u0000")).toThrow(EspalierError);
+  expect(holdsImages("a\u0000")).toBe(false);
 });
 
 test("equal images stay on one side of a split", () => {

@@ -1,7 +1,10 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test, vi } from "vitest";
+import { ChatModels } from "../../src/cli/chat-models.ts";
+import { ChatSession } from "../../src/cli/chat-session.ts";
 import { defaultModel } from "../../src/cli/default-model.ts";
+import { cpu } from "../../src/runtime/node.ts";
 import { espalier, type Outcome, refusal, scratch, startEspalier, summary } from "./command.ts";
 import { writeTinyModel } from "./tiny-model.ts";
 
@@ -131,17 +134,43 @@ describe("chat", () => {
     );
   }, 60_000);
 
-  test("Ctrl-C stops the answer and not the chat", async () => {
+  test("Ctrl-C ends a chat that reads a pipe, with the answer and without the lines that follow", async () => {
     const { child, done, outcome } = startEspalier(["chat", "--chat-format", "chatml", "--max-new-tokens", "480"], { stdin: "pipe" });
-    child.stdin!.write("Hello!\n");
+    child.stdin!.write("Hello!\n/system Never read.\nAnd again!\n"); // and its end stays open
     await vi.waitFor(() => expect(outcome.stdout.length).toBeGreaterThan(20), { timeout: 30_000, interval: 5 });
     child.kill("SIGINT");
-    await vi.waitFor(() => expect(outcome.stderr).toContain("Stopped.\n"), { timeout: 10_000 });
-    const before = outcome.stdout.length;
-    child.stdin!.end("/retry\n");
-    expect(await done).toMatchObject({ code: 0, signal: null });
-    expect(outcome.stdout.length).toBeGreaterThan(before + 20);
+    expect(await done).toMatchObject({ code: 130, signal: null });
+    expect(outcome.stderr).toContain("Stopped.\n");
+    expect(outcome.stderr).not.toContain("System:");
   }, 60_000);
+
+  test("an answer that is stopped, as Ctrl-C does at a terminal, can be asked for again", async () => {
+    const device = cpu({ threads: 1 });
+    const models = new ChatModels(device, { adapters: new Map(), chatFormat: "chatml", baseDtype: "f32" });
+    const answers = [""];
+    const notices: string[] = [];
+    const session: ChatSession = new ChatSession(
+      models,
+      await models.open(undefined),
+      { temperature: 0, maxNewTokens: 60 },
+      {
+        answer: (piece) => {
+          answers.push(answers.pop() + piece);
+          if (answers.length === 1 && answers[0]!.length > 20) session.stop();
+        },
+        notice: (text) => notices.push(text),
+      },
+    );
+    expect(session.stop()).toBe(false);
+    await session.take("Hello!");
+    expect(notices).toEqual(["Stopped."]);
+    answers.push("");
+    expect(await session.take("/retry")).toBe("on");
+    expect(answers[1]!.length).toBeGreaterThan(answers[0]!.trimEnd().length);
+    expect(answers[1]).toContain(answers[0]!.trimEnd());
+    expect(session.messages).toHaveLength(2);
+    await models.dispose();
+  });
 
   test("refuses what it cannot do", async () => {
     expect(refusal(await piped(["/retry"], "--chat-format", "chatml"))).toMatch(/There is no message to answer again/);

@@ -59,12 +59,14 @@ async function runChat(flags: ChatFlags): Promise<void> {
   const first = await models.open([...adapters.keys()][0]);
   let interrupted = false;
   const reader = new LineReader(() => {
-    if (session.stop()) return;
-    if (reader.interactive) reader.clearLine();
-    else {
-      interrupted = true;
-      reader.close();
+    const answering = session.stop();
+    if (reader.interactive) {
+      if (!answering) reader.clearLine();
+      return;
     }
+    // Who stops a command that reads a pipe means all of it. An answer ends first.
+    interrupted = true;
+    if (!answering) reader.close();
   });
   // What is said about the conversation stays out of a file that the answers are written to.
   const notice = (text: string) => void process.stderr.write(`${text}\n`);
@@ -73,7 +75,7 @@ async function runChat(flags: ChatFlags): Promise<void> {
   try {
     if (reader.interactive)
       notice(`${models.base}${first.adapter === undefined ? "" : ` with ${first.adapter}`}. /help lists commands, Ctrl-D ends.`);
-    for (let line = await reader.next(); line !== undefined; line = await reader.next()) {
+    for (let line = await reader.next(); line !== undefined && !interrupted; line = await reader.next()) {
       try {
         if ((await session.take(line)) === "exit") break;
       } catch (error) {
