@@ -13,7 +13,7 @@ const encoderAdapter = { rank: 8, targets: ["query", "value"] };
 const smol = { shape: "SmolLM2-135M", batch: 4, time: 256, lora: adapter } as const;
 const llama = { shape: "Llama-30M", batch: 8, time: 256 } as const;
 
-const configurations: Readonly<Record<string, MemorySpec>> = {
+export const configurations: Readonly<Record<string, MemorySpec>> = {
   "30M full": llama,
   "30M full, rematerialised": { ...llama, rematerialise: true },
   "30M full, 4 × (2 × 256)": { ...llama, batch: 2, accumulate: 4 },
@@ -35,7 +35,7 @@ const configurations: Readonly<Record<string, MemorySpec>> = {
 
 const full = { ...smol, lora: undefined };
 const again = { rematerialise: true };
-const combinations: Readonly<Record<string, MemorySpec>> = {
+export const combinations: Readonly<Record<string, MemorySpec>> = {
   LoRA: smol,
   "LoRA, whole logits": { ...smol, wholeLogits: true },
   "LoRA, bf16 base": { ...smol, baseDtype: "bf16" },

@@ -1,5 +1,7 @@
+export { type AvailableMemory, availableMemory } from "./available-memory.ts";
 export { estimateStep, type StepEstimate } from "./estimate.ts";
 export { Evaluator } from "./evaluate.ts";
+export { type MemorySettings, memoryAdvice, memoryProposals, type Proposal } from "./memory-advice.ts";
 export { applyWeights, type GroupOptions, type Method, type SaveContext, type Selection, type StepContext } from "./method.ts";
 export * from "./metrics/index.ts";
 export { timingFields } from "./metrics-log.ts";
@@ -53,3 +55,4 @@ export type { Task } from "./tasks/task.ts";
 export { tokenClassificationTask } from "./tasks/token-classification.ts";
 export type { RunMilliseconds, StepReport, TrainOptions, TrainResult } from "./train-options.ts";
 export { train } from "./trainer.ts";
+export { estimateTraining, trainingMemory } from "./training-memory.ts";
