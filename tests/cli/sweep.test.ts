@@ -1,6 +1,7 @@
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import type { Segment } from "../../src/methods/index.ts";
 import { espalier, refusal, scratch, startEspalier, summary } from "./command.ts";
 import { writeLabelled, writeTinyModel } from "./tiny-model.ts";
 
@@ -9,6 +10,11 @@ const at = (name: string) => join(directory, name);
 const model = writeTinyModel(at("model"));
 const data = writeLabelled(at("data.jsonl"));
 const base = ["sweep", "--no-config", "--model", model, "--data", data, "--max-length", "48", "--threads", "1"];
+const lines = (file: string): unknown[] =>
+  readFileSync(file, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line));
 const results = (sweep: string) => JSON.parse(readFileSync(join(sweep, "results.json"), "utf8"));
 
 describe("espalier sweep", () => {
@@ -94,6 +100,57 @@ describe("espalier sweep", () => {
     expect(existsSync(join(at("halving"), `trial-00${trial}`, "output.log"))).toBe(true);
   });
 
+  test("pbt: the worse member goes on from the best one's weights; a sweep that was cut off ends the same", async () => {
+    const flags = [
+      ...base,
+      "--steps",
+      "8",
+      "--strategy",
+      "pbt",
+      "--trials",
+      "4",
+      "--ready",
+      "0.25",
+      "--space",
+      "learningRate=log:1e-4..1e-2",
+    ];
+    const outcome = await espalier(...flags, "--sweep", at("pbt"), "--json");
+    const found = summary(outcome) as { trials: number; best: { trial: number; score: number; adapter: string }; schedule: Segment[] };
+    expect(found).toMatchObject({ trials: 4, failed: 0 });
+    expect(outcome.stdout).toContain("4 members, trained in 4 parts, that vary learningRate");
+    expect(outcome.stdout).toMatch(/What it was trained with:\n {2}steps 1 to \d/);
+    expect(existsSync(join(found.best.adapter, "adapter_model.safetensors"))).toBe(true);
+    const { schedule } = found;
+    expect(schedule.map(({ from }) => from)).toEqual([0, ...schedule.slice(0, -1).map(({ to }) => to)]);
+    expect(schedule.at(-1)).toMatchObject({ to: 8, member: found.best.trial });
+    // One of four copies, after each part but the last.
+    const policy = lines(join(at("pbt"), "pbt_policy.jsonl")) as [string, string, number, number, object, object][];
+    expect(policy.map(([, , step]) => step)).toEqual([2, 4, 6]);
+    const [target, source, , , old, changed] = policy[0]!;
+    const options = (member: string, part: number) =>
+      JSON.parse(readFileSync(join(at("pbt"), `member-00${member}`, `part-00${part}`, "run.json"), "utf8")).options;
+    expect(options(source, 0)).toMatchObject({ ...old, schedule: "constant", warmup: 0 });
+    expect(options(target, 1)).toMatchObject(changed);
+    const losses = (member: string, part: number) =>
+      (lines(join(at("pbt"), `member-00${member}`, `part-00${part}`, "metrics.jsonl")) as { step: number; loss?: number }[]).filter(
+        ({ loss }) => loss !== undefined,
+      );
+    expect(losses(target, 1).map(({ step }) => step)).toEqual([3, 4]);
+    // The first step's loss is measured before the new rate counts.
+    expect(losses(target, 1)[0]!.loss).toBe(losses(source, 1)[0]!.loss);
+
+    cpSync(at("pbt"), at("pbt-cut"), { recursive: true });
+    const trials = join(at("pbt-cut"), "trials.jsonl");
+    const all = readFileSync(trials, "utf8").trimEnd().split("\n");
+    writeFileSync(trials, `${all.slice(0, 14).join("\n")}\n${all[14]!.slice(0, 30)}`);
+    summary(await espalier("sweep", "--resume", "--sweep", at("pbt-cut"), "--json"));
+    const same = ({ results, schedule }: { results: { trial: number; score: number; values: object }[]; schedule: Segment[] }) => ({
+      results: results.map(({ trial, score, values }) => ({ trial, score, values })),
+      schedule,
+    });
+    expect(same(results(at("pbt-cut")))).toEqual(same(results(at("pbt"))));
+  });
+
   test("workers are processes of their own and find the same", async () => {
     const flags = [...base, "--steps", "3", "--strategy", "grid", "--space", "learningRate=0.001,0.01,0.1", "--json"];
     const here = summary(await espalier(...flags, "--sweep", at("one")));
@@ -103,6 +160,7 @@ describe("espalier sweep", () => {
 
   test.each([
     [["--space", "rnak=1,2"], 'there is no option "rnak"; nearest: rank'],
+    [["--strategy", "pbt", "--space", "rank=2,4"], "rank cannot change there"],
     [["--space", "data=a,b"], "data is the same for all trials"],
     [["--space", "rank=log:0..1"], "begins above 0"],
     [["--space", "rank=0,4"], "rank is 0: It must be a whole number of at least 1."],

@@ -2,12 +2,15 @@ import { join } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { writeFileAtomically, writeJson } from "../../checkpoints/index.ts";
 import { EspalierError } from "../../graph/index.ts";
+import type { Segment } from "../../methods/search/lineage.ts";
+import type { Values } from "../../train/search/space.ts";
 import { configSource } from "../config/config-source.ts";
 import { addRunOptions, givenOptions } from "../config/flags.ts";
 import { type GivenFlags, resolveRun } from "../config/resolve-run.ts";
 import { type RunConfig, recordedRunOptions } from "../config/run-options.ts";
 import { integer, number } from "../options.ts";
-import { rungsOf, runSweep, spaceOf, trialFlags, trialsOf } from "../sweep/run-sweep.ts";
+import { type PbtSweep, partsOf, refuseUnchangeable, runPbt } from "../sweep/run-pbt.ts";
+import { rungsOf, runSweep, type SweepContext, spaceOf, trialFlags, trialsOf } from "../sweep/run-sweep.ts";
 import { holdsSweep, readPlan, type SweepPlan, type SweepResult, writePlan } from "../sweep/sweep-record.ts";
 import { threadsPerWorker, trialExecutor } from "../sweep/worker-pool.ts";
 import { formatDuration, Terminal } from "../terminal.ts";
@@ -19,27 +22,31 @@ interface SweepFlags {
   points: number;
   factor: number;
   smallest: number;
+  ready: number;
   metric?: string;
   workers: number;
   sweep: string;
   resume?: boolean;
 }
 
-const ownKeys = ["space", "strategy", "trials", "points", "factor", "smallest", "metric", "workers", "sweep", "resume"] as const;
+const ownKeys = ["space", "strategy", "trials", "points", "factor", "smallest", "ready", "metric", "workers", "sweep", "resume"] as const;
 
 export function sweepCommand(): Command {
-  const command = new Command("sweep").description("Search the best options of a run: a grid, random draws, or successive halving.");
+  const command = new Command("sweep").description(
+    "Search the best options of a run: a grid, random draws, successive halving, or population-based training.",
+  );
   command
     .option(
       "--space <name=values>",
       "what an option may be (several times): rank=4,8,16  learningRate=log:1e-4..1e-2  dropout=0..0.2  epochs=whole:1..4",
       addDimension,
     )
-    .addOption(new Option("--strategy <name>", "how the space is searched").choices(["grid", "random", "halving"]).default("random"))
-    .option("--trials <n>", "settings that random and halving draw", integer(1), 16)
+    .addOption(new Option("--strategy <name>", "how the space is searched").choices(["grid", "random", "halving", "pbt"]).default("random"))
+    .option("--trials <n>", "settings that random and halving draw; members of pbt", integer(1), 16)
     .option("--points <n>", "values of a range in a grid", integer(1), 3)
     .option("--factor <n>", "halving: of so many trials one is trained further", integer(2), 3)
     .option("--smallest <share>", "halving: share of the steps after which trials are compared first", number(0.001, 1), 0.1)
+    .option("--ready <share>", "pbt: share of the steps after which the worse members copy the better ones", number(0.001, 0.5), 0.1)
     .option("--metric <name>", "what is compared (default: the task's own)")
     .option("--workers <n>", "trials at once, each in a process of its own", integer(1), 1)
     .option("--sweep <directory>", "directory of the sweep", "runs/sweep")
@@ -67,37 +74,51 @@ async function newPlan(flags: SweepFlags, command: Command): Promise<SweepPlan> 
     throw new EspalierError("bad-space", "There is nothing to search: name what may vary with --space, e.g. --space rank=4,8,16.");
   const { run: _, ...given } = givenOptions<GivenFlags & Record<string, unknown>>(command);
   for (const key of ownKeys) delete given[key];
-  const options = recordedRunOptions((await resolveRun(given)).flags);
-  const { space, strategy, trials, points, factor, smallest, metric } = flags;
-  const plan = { options, space, strategy, trials, points, factor, smallest, ...(metric && { metric }), seed: options.seed };
+  const resolved = await resolveRun(given);
+  const options = recordedRunOptions(resolved.flags);
+  const { space, strategy, trials, points, factor, smallest, ready, metric } = flags;
+  // The population finds a schedule of its own, which a schedule of the run would only hide.
+  if (strategy === "pbt")
+    Object.assign(options, { schedule: "constant", warmup: 0 }, scheduleOf(resolved.config?.config), scheduleOf(given));
+  const plan = { options, space, strategy, trials, points, factor, smallest, ready, ...(metric && { metric }), seed: options.seed };
   // Whatever is wrong with it is said before anything is written.
   for (const [trial, values] of trialsOf(plan).entries()) trialFlags(flags.sweep, plan, trial, values, undefined);
+  if (strategy === "pbt") refuseUnchangeable(plan);
   writePlan(flags.sweep, plan);
   return plan;
 }
 
+/** As far as it was given. */
+const scheduleOf = ({ schedule, warmup }: RunConfig = {}): RunConfig => ({
+  ...(schedule !== undefined && { schedule }),
+  ...(warmup !== undefined && { warmup }),
+});
+
 async function sweep(plan: SweepPlan, { sweep: directory, workers }: SweepFlags, terminal: Terminal) {
   const names = Object.keys(spaceOf(plan));
+  const isPbt = plan.strategy === "pbt";
   const [count, rungs] = [trialsOf(plan).length, rungsOf(plan)];
+  const total = isPbt ? count * partsOf(plan) : count;
   terminal.line(
-    `${count} trials of ${names.join(", ")}${rungs.length > 1 ? `, compared after ${rungs.map((share) => `${+(100 * share).toFixed(1)} %`).join(", ")} of the steps` : ""}.`,
+    `${count} ${isPbt ? `members, trained in ${partsOf(plan)} parts, that vary` : "trials of"} ${names.join(", ")}${rungs.length > 1 ? `, compared after ${rungs.map((share) => `${+(100 * share).toFixed(1)} %`).join(", ")} of the steps` : ""}.`,
   );
   const executor = trialExecutor(workers);
-  const bar = terminal.progress("sweep", count);
+  const bar = terminal.progress("sweep", total);
   let done = 0;
   try {
-    const results = await runSweep(plan, {
+    const context: SweepContext = {
       directory,
       executor,
       threads: workers > 1 ? threadsPerWorker(workers) : undefined,
       onResult(result) {
-        bar.update(++done, oneLine(result), Math.max(count, done));
+        bar.update(++done, oneLine(result), Math.max(total, done));
       },
-    });
+    };
+    const { results, schedule }: PbtSweep = isPbt ? await runPbt(plan, context) : { results: await runSweep(plan, context) };
     bar.stop();
     terminal.line();
     for (const line of resultTable(results, names, rungs)) terminal.line(line);
-    return conclude(plan, directory, results, terminal);
+    return conclude(plan, directory, results, terminal, schedule);
   } finally {
     terminal.stopProgress();
     await executor.close();
@@ -105,7 +126,7 @@ async function sweep(plan: SweepPlan, { sweep: directory, workers }: SweepFlags,
 }
 
 /** Writes what was best in a form that `espalier train` takes. */
-function conclude(plan: SweepPlan, directory: string, results: readonly SweepResult[], terminal: Terminal) {
+function conclude(plan: SweepPlan, directory: string, results: readonly SweepResult[], terminal: Terminal, schedule?: readonly Segment[]) {
   const [best] = results;
   const failed = results.filter(({ score }) => score === null).length;
   if (!best || best.score === null)
@@ -128,20 +149,28 @@ function conclude(plan: SweepPlan, directory: string, results: readonly SweepRes
       seconds,
       ...(error && { error }),
     })),
+    ...(schedule && { schedule }),
     config,
   };
   writeJson(join(directory, "results.json"), summary);
   terminal.line();
   terminal.line(`Best: trial ${best.trial}, ${summary.metric} ${best.score.toFixed(4)}. Its adapter: ${summary.best.adapter}`);
-  terminal.line(`Train it again, or longer: espalier train --config ${config}`);
+  if (schedule) {
+    terminal.line("What it was trained with:");
+    for (const { from, to, values } of schedule) terminal.line(`  steps ${from + 1} to ${to}: ${valuesLine(values)}`);
+    terminal.line(`Its last options are in ${config}; a run with these alone is another one.`);
+  } else terminal.line(`Train it again, or longer: espalier train --config ${config}`);
   terminal.line("The best of many on the same held-out data looks better than it is: judge it on data that chose nothing.");
   return summary;
 }
 
 const oneLine = ({ trial, values, score, error }: SweepResult): string =>
-  `trial ${trial}: ${Object.entries(values)
+  `trial ${trial}: ${valuesLine(values)}  ${score === null ? `failed: ${error}` : `→ ${score.toFixed(4)}`}`;
+
+const valuesLine = (values: Values): string =>
+  Object.entries(values)
     .map(([name, value]) => `${name} ${short(value)}`)
-    .join("  ")}  ${score === null ? `failed: ${error}` : `→ ${score.toFixed(4)}`}`;
+    .join("  ");
 
 const short = (value: unknown): string => (typeof value === "number" ? String(+value.toPrecision(4)) : String(value));
 

@@ -55,7 +55,7 @@ export function trialFlags(
   return { ...runSchema.parse(checked(whole, `trial ${trial}`)), data: plan.options.data as string, run };
 }
 
-interface SweepContext {
+export interface SweepContext {
   directory: string;
   executor: Executor;
   /** Processor threads of a trial. */
@@ -99,10 +99,10 @@ export async function runSweep(plan: SweepPlan, { directory, executor, threads, 
 }
 
 /** A metric that the user names is judged by its name; a loss is better when it is lower. */
-const better = (metric: string | undefined, task: boolean | undefined): boolean =>
+export const better = (metric: string | undefined, task: boolean | undefined): boolean =>
   metric === undefined ? (task ?? true) : !/loss|perplexity|bits|error|rate$|mse|mae/i.test(metric);
 
-function scoreOf(summary: NonNullable<SweepResult["summary"]>, metric = summary.metric): number {
+export function scoreOf(summary: NonNullable<SweepResult["summary"]>, metric = summary.metric): number {
   const score = summary.after[metric];
   if (score === undefined)
     throw new EspalierError("bad-option", `--metric ${metric}: the task measures ${Object.keys(summary.after).join(", ")}.`);

@@ -13,11 +13,12 @@ export const sweepSchema = z.strictObject({
   options: z.record(z.string(), z.unknown()),
   /** As the command's option says it, by the option's name. */
   space: z.record(z.string(), z.string()),
-  strategy: z.enum(["grid", "random", "halving"]),
+  strategy: z.enum(["grid", "random", "halving", "pbt"]),
   trials: z.int().positive(),
   points: z.int().positive(),
   factor: z.int().min(2),
   smallest: z.number().gt(0).max(1),
+  ready: z.number().gt(0).max(0.5).default(0.1),
   metric: z.string().optional(),
   seed: z.int().nonnegative(),
 });

@@ -14,18 +14,20 @@ export interface TrialPayload {
   flags: TrainFlags & { run: string };
   /** Share of the run's steps. */
   until: number;
+  /** The run directory that it goes on from, where it has no checkpoint of its own. */
+  from?: string | undefined;
 }
 
 /** What can be told of a trial across processes. */
 export type TrialOutcome = { summary: TrainSummary } | { error: string } | { interrupted: true };
 
 /** Trains from the run's newest checkpoint, if it has one, up to `until`. What the command would print goes into `output.log`. */
-export async function trainTrial({ flags, until }: TrialPayload): Promise<TrialOutcome> {
+export async function trainTrial({ flags, until, from }: TrialPayload): Promise<TrialOutcome> {
   makeDirectory(flags.run);
   const log = createWriteStream(join(flags.run, "output.log"), { flags: "a" });
   try {
     const resume = new RunDirectory(flags.run).latestCheckpoint() !== undefined;
-    return { summary: await runTrain({ ...flags, ...(resume ? { resume } : { replace: true }) }, new Terminal(log), { until }) };
+    return { summary: await runTrain({ ...flags, ...(resume ? { resume } : { replace: true }) }, new Terminal(log), { until, from }) };
   } catch (error) {
     if (error instanceof Interrupted) return { interrupted: true };
     // A setting that cannot be trained is a result; a fault of ours is not.

@@ -30,4 +30,6 @@ export interface TrainSummary {
 export interface Pause {
   /** Share of the run's steps after which it pauses, with a checkpoint from which it goes on exactly. */
   until: number;
+  /** The run directory from whose newest checkpoint the run begins, where it has none of its own. */
+  from?: string | undefined;
 }

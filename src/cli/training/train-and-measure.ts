@@ -109,6 +109,7 @@ async function trainLocked(
     ...(flags.average !== undefined && { average: { decay: flags.average } }),
     steps,
     ...(pauseAt !== undefined && { pauseAt }),
+    ...(pause?.from !== undefined && { branchFrom: pause.from }),
     accumulate: flags.accumulate,
     maxGradientNorm: flags.maxGradientNorm === 0 ? Number.POSITIVE_INFINITY : flags.maxGradientNorm,
     notFinite: flags.notFinite,
