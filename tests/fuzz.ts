@@ -174,7 +174,10 @@ export function mutatedJson(text: string, mutations: readonly JsonMutation[]): s
         else {
           // A copy: the lists above are shared, and one would come to stand in itself.
           const own = structuredClone(value);
-          Object.defineProperty(at, kind === "add" ? key : name, { value: own, enumerable: true, configurable: true, writable: true });
+          const under = kind === "add" ? key : name;
+          // `length` of a list cannot be defined anew, and JSON has no such key there.
+          if (!(Array.isArray(at) && under === "length"))
+            Object.defineProperty(at, under, { value: own, enumerable: true, configurable: true, writable: true });
         }
         break;
       }

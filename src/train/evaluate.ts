@@ -1,4 +1,5 @@
 import { type BatchSource, ReadAhead } from "../data/index.ts";
+import { EspalierError } from "../graph/index.ts";
 import { computingIn } from "../ops/index.ts";
 import type { Device, HostTensor } from "../runtime/index.ts";
 import { type Jit, jit } from "../runtime/index.ts";
@@ -11,6 +12,8 @@ export interface Evaluation {
   weight: number;
 }
 
+type Visit = (step: number, outputs: Record<string, HostTensor>) => void;
+
 /** A program that evaluates an objective without training; it reads the variables' present values. */
 export class Evaluator {
   readonly #program: Jit<string, string>;
@@ -22,12 +25,27 @@ export class Evaluator {
     });
   }
 
-  /** Runs over one epoch of `source`; `visit` sees each batch's further outputs. */
-  async run(
-    source: BatchSource,
-    visit?: (step: number, outputs: Record<string, HostTensor>) => void,
-    onProgress?: (done: number, of: number) => void,
-  ): Promise<Evaluation> {
+  /**
+   * Runs over one epoch of `source`; `visit` sees each batch's further outputs.
+   * @throws EspalierError "empty-data" where the source has no batch, "no-targets" where no target counts
+   */
+  async run(source: BatchSource, visit?: Visit, onProgress?: (done: number, of: number) => void): Promise<Evaluation> {
+    if (!(source.batchesPerEpoch >= 1))
+      throw new EspalierError(
+        "empty-data",
+        "Evaluator: the data have no batch, so there is nothing to measure. Give at least one example.",
+      );
+    const evaluation = await this.outputs(source, visit, onProgress);
+    if (evaluation.weight === 0)
+      throw new EspalierError(
+        "no-targets",
+        `Evaluator: not one target in ${source.batchesPerEpoch} batches counts: all are padding or ignored (-100). Look at the labels, at what is masked, and at what truncation leaves of the sequences.`,
+      );
+    return evaluation;
+  }
+
+  /** As {@link run}, also for examples without targets, of which only the outputs are wanted: then the loss is NaN. */
+  async outputs(source: BatchSource, visit?: Visit, onProgress?: (done: number, of: number) => void): Promise<Evaluation> {
     let total = 0;
     let weight = 0;
     const batches = new ReadAhead(source, source.batchesPerEpoch);

@@ -6,7 +6,7 @@ export interface IndexedBatchSource extends BatchSource {
   indices(step: number): number[];
 }
 
-/** The logits of every example in the order of the examples, however batches mix them, and the mean loss of those that have a target. */
+/** The logits of every example in the order of the examples, however batches mix them, and the mean loss of those that have a target, NaN where none has. */
 export async function rowsOfLogits(
   evaluator: Evaluator,
   source: IndexedBatchSource,
@@ -14,7 +14,7 @@ export async function rowsOfLogits(
   onProgress?: (done: number, of: number) => void,
 ): Promise<{ logits: Float32Array[]; loss: number }> {
   const logits: Float32Array[] = new Array(count);
-  const { loss } = await evaluator.run(
+  const { loss } = await evaluator.outputs(
     source,
     (step, outputs) => {
       const { data, shape } = outputs.logits!;
