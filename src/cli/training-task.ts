@@ -69,7 +69,7 @@ export function refuseForeignOptions(kind: AnyTaskKind, flags: object): void {
     const owners = taskKinds.filter(({ options }) => options.includes(key)).map(({ name }) => name);
     throw new EspalierError(
       "bad-option",
-      `${flagName(key)} is an option of ${owners.join(", ")}, and this is ${kind.name}. Leave it out, or name another --task.`,
+      `${flagName(key)} is an option of ${owners.join(" and ")}, and this is ${kind.name}. Leave it out, or name another --task.`,
     );
   }
 }

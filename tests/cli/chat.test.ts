@@ -68,7 +68,7 @@ describe("train on conversations", () => {
     writeFileSync(texts, '{"text": "a"}\n{"text": "b"}');
     expect(refusal(await espalier("train", "--data", texts, "--task", "chat"))).toMatch(/line 1: has no list "messages"/);
     expect(refusal(await espalier("train", "--data", texts, "--chat-format", "chatml"))).toMatch(
-      /--chat-format is an option of chat, and this is language-modeling/,
+      /--chat-format is an option of chat and preference, and this is language-modeling/,
     );
   });
 });

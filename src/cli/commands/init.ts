@@ -44,7 +44,7 @@ async function ask(given: RunConfig): Promise<RunConfig> {
       "init asks its questions in a terminal. Give --yes and the options that you want, such as --data.",
     );
   try {
-    const data = given.data ?? (await input({ message: "Training data (.jsonl, .csv, .txt):", required: true, validate: isThere }));
+    const data = given.data ?? (await input({ message: "Training data (.jsonl, .csv, .parquet, .txt, or a directory):", required: true, validate: isThere }));
     const task = given.task ?? ((await select({ message: "What is learnt?", choices: tasks() })) || undefined);
     const model = given.model ?? (await input({ message: "Base model (directory, .gguf, org/name on the Hub; empty: sapling):" }));
     const method = given.method ?? (await select({ message: "What is trained?", choices: choicesOf(methodOptions.method.schema)! }));

@@ -38,7 +38,7 @@ export function predictCommand(): Command {
       if (!predictor)
         throw new EspalierError(
           "nothing-to-predict",
-          `${flags.adapter ?? flags.model} ${use ? `was trained for ${use.kind.name}` : "has no record of what it was trained for"}. What continues or answers texts is asked by espalier generate and espalier chat.`,
+          `${flags.adapter ?? flags.model} ${use ? `was trained for ${use.kind.name}` : "has no record of what it was trained for"}, and predict knows no answer to that. Decoders that continue or answer texts are asked by espalier generate and espalier chat; espalier eval measures every task.`,
         );
       const inputs: PredictionInput[] = [];
       for (const file of files) inputs.push(...(await predictor.read(file)));

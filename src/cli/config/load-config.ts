@@ -58,7 +58,7 @@ export function checked(value: unknown, file: string): RunConfig {
     const [key] = issue.path as [string];
     return `${issue.path.join(".")} is ${show((value as Record<string, unknown>)[key])}: ${issue.message}`;
   });
-  throw new EspalierError("bad-config", `${file}: ${fewProblems(problems)}`);
+  throw new EspalierError("bad-config", `${file}: ${fewProblems(problems).join("\n  ")}`);
 }
 
 /** Paths of a configuration are relative to it. A model's name on the Hub is none: only what lies there counts. */

@@ -178,6 +178,7 @@ export const trainingOptions = {
     help: "what is done about a batch whose loss or gradient is not finite",
     value: "<what>",
   }),
+  skipLimit: option(whole(1).default(10), { help: "skipped steps in a row that stop the run all the same", value: "<n>" }),
   rematerialise: option(toggle().default(false), {
     help: "compute each block again for its gradient: less memory, a third more time",
     free: true,

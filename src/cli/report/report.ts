@@ -145,7 +145,7 @@ function optionSection(options: RunOptions): string[] {
     Object.entries(group as Readonly<Record<string, RunOption>>).flatMap(([key, { schema, help }]) => {
       const value = options[key as keyof RunOptions];
       if (value === undefined || key === "json" || JSON.stringify(value) === JSON.stringify(defaultOf(schema))) return [];
-      return [[heading.replace(":", ""), `\`${key}\``, `\`${JSON.stringify(value)}\``, help]];
+      return [[heading.replace(":", ""), `\`${key}\``, `\`${JSON.stringify(value)}\``, help.replace(/[<*]/g, "\\$&")]];
     }),
   );
   if (chosen.length === 0) return ["All options had their defaults.", ""];

@@ -113,6 +113,7 @@ async function trainLocked(
     accumulate: flags.accumulate,
     maxGradientNorm: flags.maxGradientNorm === 0 ? Number.POSITIVE_INFINITY : flags.maxGradientNorm,
     notFinite: flags.notFinite,
+    skipLimit: flags.skipLimit,
     rematerialise: flags.rematerialise,
     seed: flags.seed,
     directory: run,
