@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
-import { basename, join, relative } from "node:path";
+import { basename, join, relative, resolve } from "node:path";
 import { type FileHash, findGguf, GgufFile, hashFile, openCheckpoint, readStorage } from "../checkpoints/index.ts";
 import { dataFiles } from "../data/data-files.ts";
 import { holdsImages } from "../data/image-examples.ts";
 import { EspalierError, type FileStorage } from "../graph/index.ts";
+import { type DataOption, type DataSource, dataSources } from "./data-sources.ts";
 
 /** SHA-256 of what a run starts from; recorded in run.json, so that a resumed run cannot silently go on from something else. */
 export interface Fingerprints {
@@ -22,8 +23,13 @@ export interface RunInputs {
   files: { data?: DataFiles; evalData?: DataFiles };
 }
 
-export function runInputs({ data, evalData, model }: { data: string; evalData?: string; model: string }): RunInputs {
-  const [train, held] = [dataHash(data), evalData === undefined ? undefined : dataHash(evalData)];
+/** @param known hashes of files by their whole paths, which were computed before */
+export function runInputs(
+  { data, evalData, model }: { data: DataOption; evalData?: string; model: string },
+  known: ReadonlyMap<string, FileHash> = new Map(),
+): RunInputs {
+  const hash = (path: string) => dataHash(path, (file) => known.get(resolve(file)) ?? hashFile(file));
+  const [train, held] = [sourcesHash(dataSources(data), hash), evalData === undefined ? undefined : hash(evalData)];
   return {
     sha256: { data: train.sha256, ...(held && { evalData: held.sha256 }), model: modelHash(model) },
     files: { ...listed("data", train.files), ...(held && listed("evalData", held.files)) },
@@ -33,15 +39,30 @@ export function runInputs({ data, evalData, model }: { data: string; evalData?: 
 /** Thousands of images are not listed one by one. */
 const listed = (name: "data" | "evalData", files: DataFiles) => (Object.keys(files).length > 200 ? {} : { [name]: files });
 
+type DataHash = { sha256: string; files: DataFiles };
+
+/** Of one source its own, wherever it lies; of several over their hashes and weights. */
+function sourcesHash(sources: readonly DataSource[], hash: (path: string) => DataHash): DataHash {
+  const parts = sources.map(({ path }) => hash(path));
+  if (parts.length === 1) return parts[0]!;
+  const whole = createHash("sha256");
+  for (const [i, { sha256 }] of parts.entries()) whole.update(JSON.stringify([sha256, sources[i]!.weight]));
+  const files = parts.flatMap(({ files }, i) => {
+    const { path } = sources[i]!;
+    return Object.entries(files).map(([name, file]) => [name === basename(path) ? path : join(path, name), file] as const);
+  });
+  return { sha256: whole.digest("hex"), files: Object.fromEntries(files) };
+}
+
 /** Of a file as `sha256sum` prints it; of a directory or of several files, over their names and hashes. */
-function dataHash(path: string): { sha256: string; files: DataFiles } {
+function dataHash(path: string, hashOf: (file: string) => FileHash): { sha256: string; files: DataFiles } {
   try {
     if (statSync(path, { throwIfNoEntry: false })?.isFile()) {
-      const file = hashFile(path);
+      const file = hashOf(path);
       return { sha256: file.sha256, files: { [basename(path)]: file } };
     }
     const paths = holdsImages(path) ? filesBelow(path) : dataFiles(path);
-    const files = Object.fromEntries(paths.map((file) => [relative(path, file), hashFile(file)]));
+    const files = Object.fromEntries(paths.map((file) => [relative(path, file), hashOf(file)]));
     const hash = createHash("sha256");
     for (const [name, { sha256 }] of Object.entries(files)) hash.update(JSON.stringify([name, sha256]));
     return { sha256: hash.digest("hex"), files };

@@ -7,11 +7,12 @@ import { RunDirectory } from "../train/run-directory.ts";
 import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
 import { flagName, type RunOption } from "./config/run-option.ts";
 import { type RunConfig, runOptions, runSchema } from "./config/run-options.ts";
+import { type DataOption, dataSources } from "./data-sources.ts";
 import type { DataFiles, Fingerprints, RunInputs } from "./fingerprints.ts";
 
 /** The options of `espalier train` that choose the run directory, and what is done with a run that it holds. */
 export interface RunFlags {
-  data: string;
+  data: DataOption;
   model: string;
   run?: string;
   resume?: boolean;
@@ -23,7 +24,7 @@ const isFree = (key: string): boolean => (runOptions as Readonly<Record<string, 
 
 /** Chooses the run directory: never one that holds a run already, unless that run is resumed or replaced. Nothing is written. */
 export function chooseRun(flags: RunFlags): string {
-  const base = flags.run ?? join("runs", basename(flags.data).replace(/\.\w+$/, ""));
+  const base = flags.run ?? join("runs", basename(dataSources(flags.data)[0]!.path).replace(/\.\w+$/, ""));
   if (flags.resume) {
     if (!holdsRun(base))
       throw new EspalierError("nothing-to-resume", `${base} holds no run to resume. Name it with --run, or leave --resume out.`);

@@ -48,10 +48,15 @@ export class Terminal {
     );
     const formatValue: ValueFormatter = (value, _, type) => (type === "value" || type === "total" ? show(value) : String(value));
     const bar: SingleBar = this.#bars.create(total, 0, { label: label.padEnd(10), details: "" }, { formatValue });
+    let drawn = performance.now();
     return {
       update: (value, details, newTotal) => {
         if (newTotal !== undefined) bar.setTotal(newTotal);
         bar.update(value, { details });
+        // Work that holds the thread keeps the bar from drawing itself.
+        if (performance.now() - drawn < 200) return;
+        this.#bars?.update();
+        drawn = performance.now();
       },
       stop: () => {
         bar.stop();
@@ -66,9 +71,9 @@ export class Terminal {
     this.#bars = undefined;
   }
 
-  /** Brings the cursor back that a bar hides, for a process that may end at any time. */
+  /** Brings back the cursor that a bar hides and the wrapping of lines, for a process that may end at any time. */
   showCursor(): void {
-    if (this.#interactive) this.#out.write("\u001b[?25h");
+    if (this.#interactive) this.#out.write("\u001b[?25h\u001b[?7h");
   }
 
   #lines(label: string, total: number, show: (amount: number) => string): Progress {

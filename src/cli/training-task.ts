@@ -2,9 +2,10 @@ import { openCheckpoint } from "../checkpoints/index.ts";
 import { holdsConversations } from "../data/conversations.ts";
 import { firstRecord } from "../data/first-record.ts";
 import { holdsImages } from "../data/image-examples.ts";
-import { type Example, splitExamples } from "../data/index.ts";
-import { type CacheOptions, cacheDirectory } from "../data/records.ts";
+import type { Example } from "../data/index.ts";
+import { cacheDirectory } from "../data/records.ts";
 import { EspalierError } from "../graph/index.ts";
+import type { Family } from "../models/family.ts";
 import { familyOf, setBaseDtype } from "../models/index.ts";
 import type { Device } from "../runtime/index.ts";
 import type { DataSample, Loaded, TaskOptions } from "../train/tasks/kind.ts";
@@ -12,47 +13,56 @@ import { type AnyTaskKind, chooseTask, type TaskRecord, taskKinds } from "../tra
 import type { Task } from "../train/tasks/task.ts";
 import type { TrainFlags } from "./commands/train.ts";
 import { flagName } from "./config/run-option.ts";
+import { type DataSource, dataSources } from "./data-sources.ts";
 import { readTaskRecord } from "./task-record.ts";
 import { withTeacher } from "./teacher.ts";
 import type { Terminal } from "./terminal.ts";
+import { Patience } from "./training/patience.ts";
+import { streamedData } from "./training/streamed-data.ts";
+import { type DataContext, type TrainingData, wholeData } from "./training/training-data.ts";
 
 /** A task of `espalier train`, and what it was made of. */
-export interface PreparedTask {
+export interface PreparedTask extends Pick<TrainingData, "heldOut" | "hashes"> {
   task: Task;
   kind: AnyTaskKind;
   loaded: Loaded;
   record: TaskRecord;
-  heldOut: readonly Example[];
 }
 
 /** Reads data and model of `espalier train`. */
 export async function prepareTask(flags: TrainFlags, device: Device, terminal: Terminal): Promise<PreparedTask> {
   const { config, configFile } = openCheckpoint(flags.model);
   const family = familyOf(config, configFile);
-  const kind = chooseTask(flags.task, () => sampleOf(flags.data, flags), family, flags.model);
+  const sources = dataSources(flags.data);
+  const kind = chooseKind(flags, sources, family);
   refuseForeignOptions(kind, flags);
-  const read = (file: string): Example[] => kind.read(file, flags);
-  const { train, heldOut } = hold(read(flags.data), kind, flags, read, terminal);
-  const record = kind.plan({
-    directory: flags.model,
-    family,
-    config,
-    train,
-    heldOut,
-    options: flags,
-    previous: readTaskRecord(flags.model),
-  });
+  const patience = new Patience(terminal);
+  const context: DataContext = { kind, sources, flags, device, terminal, patience, cache: flags.cache ? cacheDirectory() : false };
+  const data = flags.streaming ? await streamedData(context) : wholeData(context);
+  const { train, heldOut, labels, hashes } = data;
+  const previous = readTaskRecord(flags.model);
+  const record = kind.plan({ directory: flags.model, family, config, train, heldOut, ...(labels && { labels }), options: flags, previous });
   const loaded = await kind.load(flags.model, record);
   setBaseDtype(loaded.model, flags.baseDtype);
   kind.begin?.(loaded, record, device);
-  const { batchSize, seed, packing, buckets, maxShapes } = flags as TrainFlags & TaskOptions;
-  const cache: CacheOptions = { cache: flags.cache ? cacheDirectory() : false, onNotice: (message) => terminal.line(message) };
-  const lengths = { ...(buckets && { buckets }), ...(maxShapes !== undefined && { maxShapes }) };
-  const task = kind.task(loaded, { train, heldOut, batchSize, seed, cache, ...lengths, ...(packing && { packing }) }, record, device);
-  const learnt = await withTeacher(task, { kind, loaded, record, examples: train, flags });
+  const task = await data.task(loaded, record);
+  patience.stop();
+  const examples: readonly Example[] = train.length > 0 ? train : heldOut;
+  const learnt = await withTeacher(task, { kind, loaded, record, examples, flags });
   const { majority } = task;
   if (majority) terminal.line(`Held-out majority class "${majority.label}": accuracy ${majority.accuracy.toFixed(4)}.`);
-  return { task: learnt, kind, loaded, record, heldOut };
+  return { task: learnt, kind, loaded, record, heldOut, hashes };
+}
+
+/** The task that is named, or that all sources look like. */
+function chooseKind(flags: TrainFlags, sources: readonly DataSource[], family: Family): AnyTaskKind {
+  const kinds = sources.map(({ path }) => chooseTask(flags.task, () => sampleOf(path, flags), family, flags.model));
+  const other = kinds.findIndex((kind) => kind !== kinds[0]);
+  if (other < 0) return kinds[0]!;
+  throw new EspalierError(
+    "data-sources",
+    `${sources[0]!.path} looks like data of ${kinds[0]!.name} and ${sources[other]!.path} like data of ${kinds[other]!.name}; all sources must be of one kind. Name what is learnt with --task, or train on one of them.`,
+  );
 }
 
 /** What data look like, for {@link chooseTask}. */
@@ -72,23 +82,4 @@ export function refuseForeignOptions(kind: AnyTaskKind, flags: object): void {
       `${flagName(key)} is an option of ${owners.join(" and ")}, and this is ${kind.name}. Leave it out, or name another --task.`,
     );
   }
-}
-
-function hold(
-  examples: Example[],
-  kind: AnyTaskKind,
-  flags: TrainFlags,
-  read: (file: string) => Example[],
-  terminal: Terminal,
-): { train: readonly Example[]; heldOut: readonly Example[] } {
-  if (flags.evalData !== undefined) return { train: examples, heldOut: read(flags.evalData) };
-  // One long text is cut in two: its last part is held out.
-  if (kind.cutsTexts && examples.length === 1) {
-    const [example] = examples as [Example];
-    const cut = Math.floor(example.text.length * (1 - flags.heldOut));
-    return { train: [{ ...example, text: example.text.slice(0, cut) }], heldOut: [{ ...example, text: example.text.slice(cut) }] };
-  }
-  const { train, heldOut, duplicatesRemoved } = splitExamples(examples, { heldOut: flags.heldOut, seed: flags.seed });
-  if (duplicatesRemoved > 0) terminal.line(`${duplicatesRemoved} duplicates were removed.`);
-  return { train, heldOut };
 }

@@ -21,7 +21,10 @@ export function cacheDirectory(): string {
 }
 
 /** The name of what was made from these parts. */
-export function contentKey(...parts: readonly (string | Uint8Array)[]): string {
+export const contentKey = (...parts: readonly (string | Uint8Array)[]): string => contentKeyOf(parts);
+
+/** {@link contentKey} of more parts than a call has room for. */
+export function contentKeyOf(parts: Iterable<string | Uint8Array>): string {
   const hash = createHash("sha256");
   for (const part of parts) hash.update(`${part.length}\n`).update(part);
   return hash.digest("hex");

@@ -1,12 +1,10 @@
 import { EspalierError } from "../graph/errors.ts";
-import { parseJson } from "../graph/parse-json.ts";
 import { type ChatMessage, type ChatRole, chatMessageSchema, messageText } from "../inputs/index.ts";
 import { dataFiles, dataFormat } from "./data-files.ts";
 import type { Example } from "./examples.ts";
+import { firstRecord } from "./first-record.ts";
 import { type Problem, printable, refuseProblems } from "./json-lines.ts";
-import { ParquetFile } from "./parquet-file.ts";
 import { fileRows, type Rows } from "./rows.ts";
-import { readTextFile } from "./text-file.ts";
 
 /** A conversation of a data file. Its `text`, by which conversations are compared, is what everybody says but the system, which says the same in many. */
 export interface Conversation extends Example {
@@ -37,29 +35,8 @@ export function holdsConversations(path: string): boolean {
   const [file] = dataFiles(path) as [string];
   const format = dataFormat(file);
   if (format === ".csv" || format === ".txt") return false;
-  const value = format === ".parquet" ? firstRow(file) : firstObject(readTextFile(file));
-  return typeof value === "object" && value !== null && listOf(value as Record<string, unknown>) !== undefined;
-}
-
-function firstObject(text: string): unknown {
-  const first = text.split("\n").find((line) => line.trim() !== "");
-  try {
-    return parseJson(first ?? "");
-  } catch {
-    return undefined; // Whoever reads the file says what is wrong with it.
-  }
-}
-
-function firstRow(file: string): unknown {
-  const parquet = new ParquetFile(file);
-  try {
-    const group = parquet.groupSizes.findIndex((size) => size > 0);
-    return group < 0 || !parquet.columns.some((name) => name === "messages" || name === "conversations")
-      ? undefined
-      : parquet.rows(group, conversationColumns)[0];
-  } finally {
-    parquet.close();
-  }
+  const value = firstRecord(path, conversationColumns);
+  return value !== undefined && listOf(value) !== undefined;
 }
 
 /**

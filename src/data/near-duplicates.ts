@@ -10,8 +10,9 @@ const shingleLength = 5;
  *
  * Candidates come from MinHash signatures in bands (Broder 1997; Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets",
  * chapter 3) and are then compared exactly, so no pair is linked wrongly; a pair at the threshold is missed with a chance below 1/1000.
+ * @param onProgress is told how many texts were looked at; comparing them takes about as long again
  */
-export function nearDuplicateGroups(texts: readonly string[], threshold = 0.7): number[] {
+export function nearDuplicateGroups(texts: readonly string[], threshold = 0.7, onProgress?: (done: number, of: number) => void): number[] {
   if (!(threshold > 0 && threshold <= 1)) {
     throw new EspalierError("data-threshold", `The near-duplicate threshold is a similarity above 0 and at most 1, not ${threshold}.`);
   }
@@ -19,7 +20,11 @@ export function nearDuplicateGroups(texts: readonly string[], threshold = 0.7): 
   const sets = texts.map((text) => shingles(text, words));
   const groups = new DisjointSets(texts.length);
   const distinct = linkEqualSets(sets, groups);
-  const signatures = new Map(distinct.map((index) => [index, signature(sets[index]!)]));
+  const signatures = new Map<number, Uint32Array>();
+  for (const index of distinct) {
+    signatures.set(index, signature(sets[index]!));
+    onProgress?.(index + 1, texts.length);
+  }
   const rows = rowsPerBand(threshold);
   for (let start = 0; start + rows <= signatureLength; start += rows) {
     const buckets = new Map<number, number[]>();

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setImmediate } from "node:timers/promises";
-import { hashFile, writeFileAtomically } from "../checkpoints/index.ts";
+import { type FileHash, hashFile, writeFileAtomically } from "../checkpoints/index.ts";
 import { EspalierError } from "../graph/errors.ts";
 import { type CacheOptions, contentKey, prepareCache } from "./cache-directory.ts";
 import { type Conversation, conversationColumns, conversationLike, conversationsOf, refuseOtherFormats } from "./conversations.ts";
@@ -31,6 +31,8 @@ export interface OpenRecords<R> {
   readonly heldOut: RecordSource<R>;
   /** How many examples have each label; empty where they have none. */
   readonly labels: ReadonlyMap<string, number>;
+  /** The files that they are read from, by their whole paths. */
+  readonly files: ReadonlyMap<string, FileHash>;
   close(): void;
 }
 
@@ -109,7 +111,8 @@ async function open<R extends Example>(path: string, options: OpenOptions, kind:
       for (const file of files) file.close();
     };
     const part = (held: boolean) => new IndexedRecords(files, indices, kind, held, options);
-    return { train: part(false), heldOut: part(true), labels, close };
+    const hashes = new Map(files.map(({ file, size }, i) => [file, { sha256: indices[i]!.sha256, bytes: size }]));
+    return { train: part(false), heldOut: part(true), labels, files: hashes, close };
   } catch (error) {
     for (const file of files) file.close();
     throw error;

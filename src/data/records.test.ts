@@ -111,7 +111,8 @@ describe("what is refused, in these words", () => {
     truncateSync(file, 2 ** 30);
     expect(refusal(() => readExamples(file), directory)).toEqual({
       code: "data-too-large",
-      message: "…/large.txt: holds 1024 MiB, and at most 512 MiB can be read at once. Split it into smaller files.",
+      message:
+        "…/large.txt: holds 1024 MiB, and at most 512 MiB can be read at once. Split it into smaller files, or have it read piece by piece (--streaming).",
     });
   });
 

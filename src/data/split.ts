@@ -6,6 +6,8 @@ export interface SplitOptions {
   /** Share of the examples that is held out, in [0, 1); 0.2 unless told. */
   heldOut?: number;
   seed?: number;
+  /** Groups texts that are nearly the same. Default {@link nearDuplicateGroups}. */
+  groupsOf?: (texts: readonly string[]) => readonly number[];
 }
 
 /** Both parts keep the order of the list. */
@@ -22,7 +24,7 @@ export interface Split<E extends Example = Example> {
  * The same list, share and seed give the same split. A group that is larger than what its labels may hold out goes to training.
  */
 export function splitExamples<E extends Example>(examples: readonly E[], options: SplitOptions = {}): Split<E> {
-  const { heldOut: share = 0.2, seed = 0 } = options;
+  const { heldOut: share = 0.2, seed = 0, groupsOf = nearDuplicateGroups } = options;
   if (!(share >= 0 && share < 1)) {
     throw new EspalierError(
       "data-split",
@@ -32,7 +34,7 @@ export function splitExamples<E extends Example>(examples: readonly E[], options
   const kept = withoutDuplicates(examples);
   const duplicatesRemoved = examples.length - kept.length;
   if (share === 0) return { train: kept, heldOut: [], duplicatesRemoved };
-  const groups = grouped(kept);
+  const groups = grouped(kept, groupsOf(kept.map(({ text }) => text)));
   if (groups.length < 2) refuse(kept);
   const chosen = chooseGroups(groups, share, seed);
   const out = new Set<Example>(groups.filter((_, index) => chosen.has(index)).flat());
@@ -48,9 +50,9 @@ function withoutDuplicates<E extends Example>(examples: readonly E[]): E[] {
   });
 }
 
-function grouped(examples: readonly Example[]): Example[][] {
+function grouped(examples: readonly Example[], numbers: readonly number[]): Example[][] {
   const groups: Example[][] = [];
-  for (const [index, group] of nearDuplicateGroups(examples.map((example) => example.text)).entries()) {
+  for (const [index, group] of numbers.entries()) {
     // Groups are numbered in order of first appearance.
     if (group === groups.length) groups.push([]);
     groups[group]!.push(examples[index]!);

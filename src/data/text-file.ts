@@ -53,7 +53,7 @@ function readBytes(file: string): Uint8Array {
     const megabytes = (bytes: number) => Math.round(bytes / 2 ** 20);
     throw new EspalierError(
       "data-too-large",
-      `${file}: holds ${megabytes(size)} MiB, and at most ${megabytes(constants.MAX_STRING_LENGTH)} MiB can be read at once. Split it into smaller files.`,
+      `${file}: holds ${megabytes(size)} MiB, and at most ${megabytes(constants.MAX_STRING_LENGTH)} MiB can be read at once. Split it into smaller files, or have it read piece by piece (--streaming).`,
     );
   }
   try {

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Tokenizer } from "../inputs/index.ts";
-import { type CacheOptions, contentKey, prepareCache } from "./cache-directory.ts";
+import { type CacheOptions, contentKey, contentKeyOf, prepareCache } from "./cache-directory.ts";
 import { dataFormat } from "./data-files.ts";
 import type { Example } from "./examples.ts";
 import type { RecordSource } from "./record-source.ts";
@@ -77,7 +77,7 @@ export function encodedTexts(tokenizer: Tokenizer, texts: readonly string[], opt
       options.onProgress?.(i + 1, texts.length);
     }
   };
-  const key = contentKey("texts", tokenizerPart ?? "", ...texts);
+  const key = contentKeyOf(["texts", tokenizerPart ?? "", ...texts]);
   return cachedTable(key, tokenizer, build, tokenizerPart === undefined ? { ...options, cache: false } : options);
 }
 

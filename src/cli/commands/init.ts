@@ -9,6 +9,7 @@ import { addRunOptions } from "../config/flags.ts";
 import { configNames } from "../config/load-config.ts";
 import { choicesOf } from "../config/run-option.ts";
 import { dataOptions, methodOptions, type RunConfig } from "../config/run-options.ts";
+import { dataSources } from "../data-sources.ts";
 import { Interrupted } from "../signals.ts";
 import { Terminal } from "../terminal.ts";
 
@@ -44,12 +45,16 @@ async function ask(given: RunConfig): Promise<RunConfig> {
       "init asks its questions in a terminal. Give --yes and the options that you want, such as --data.",
     );
   try {
-    const data = given.data ?? (await input({ message: "Training data (.jsonl, .csv, .parquet, .txt, or a directory):", required: true, validate: isThere }));
+    const data =
+      given.data ??
+      (await input({ message: "Training data (.jsonl, .csv, .parquet, .txt, or a directory):", required: true, validate: isThere }));
     const task = given.task ?? ((await select({ message: "What is learnt?", choices: tasks() })) || undefined);
     const model = given.model ?? (await input({ message: "Base model (directory, .gguf, org/name on the Hub; empty: sapling):" }));
     const method = given.method ?? (await select({ message: "What is trained?", choices: choicesOf(methodOptions.method.schema)! }));
     const epochs = given.epochs ?? Number(await input({ message: "Passes over the data:", default: "1", validate: isAmount }));
-    const run = given.run ?? (await input({ message: "Run directory:", default: `runs/${basename(data).replace(/\.\w+$/, "")}` }));
+    const run =
+      given.run ??
+      (await input({ message: "Run directory:", default: `runs/${basename(dataSources(data)[0]!.path).replace(/\.\w+$/, "")}` }));
     return { ...given, data, ...(task && { task }), ...(model !== "" && { model }), method, epochs, run };
   } catch (error) {
     // Ctrl-C in a question

@@ -4,7 +4,7 @@ import { addRunOptions, givenOptions } from "../config/flags.ts";
 import { type GivenFlags, resolveRun, type TrainFlags } from "../config/resolve-run.ts";
 import { modelDirectory } from "../model-directory.ts";
 import { chooseRun } from "../run-choice.ts";
-import { interruption } from "../signals.ts";
+import { type Interruption, interruption } from "../signals.ts";
 import { Terminal } from "../terminal.ts";
 import type { Pause, TrainSummary } from "../training/summary.ts";
 import { trainAndMeasure } from "../training/train-and-measure.ts";
@@ -40,14 +40,19 @@ export async function parseTrainFlags(args: readonly string[]): Promise<TrainFla
 export async function runTrain(flags: TrainFlags, terminal: Terminal, pause?: Pause): Promise<TrainSummary> {
   chooseRun(flags); // a run that must stay is told of before a download
   const directory = await modelDirectory(flags.model);
-  const interrupt = interruption(() => {
-    terminal.line("Stopping after this step; what was trained is saved. Press Ctrl-C again to stop at once.");
-    terminal.showCursor();
-  });
+  let interrupt: Interruption | undefined;
+  // Until there is something to save, Ctrl-C ends the process as it does any other, whatever holds the thread.
+  const listen = () => {
+    interrupt = interruption(() => {
+      terminal.line("Stopping after this step; what was trained is saved. Press Ctrl-C again to stop at once.");
+      terminal.showCursor();
+    });
+    return interrupt;
+  };
   try {
-    return await trainAndMeasure(flags, { directory, terminal, interrupt, pause });
+    return await trainAndMeasure(flags, { directory, terminal, listen, pause });
   } finally {
-    interrupt.dispose();
+    interrupt?.dispose();
     terminal.stopProgress();
   }
 }

@@ -64,7 +64,10 @@ export function checked(value: unknown, file: string): RunConfig {
 /** Paths of a configuration are relative to it. A model's name on the Hub is none: only what lies there counts. */
 function resolvePaths(config: RunConfig, directory: string): RunConfig {
   const absolute = (key: string, value: unknown): unknown => {
-    if (!(runOptions as Record<string, { path?: true }>)[key]?.path || typeof value !== "string" || isAbsolute(value)) return value;
+    if (!(runOptions as Record<string, { path?: true }>)[key]?.path) return value;
+    if (Array.isArray(value)) return value.map((one) => absolute(key, one));
+    if (typeof value === "object" && value !== null && "path" in value) return { ...value, path: absolute(key, value.path) };
+    if (typeof value !== "string" || isAbsolute(value)) return value;
     const path = resolve(directory, value);
     return key === "model" && !existsSync(path) ? value : path;
   };

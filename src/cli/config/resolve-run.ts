@@ -1,11 +1,12 @@
 import { EspalierError } from "../../graph/index.ts";
+import type { DataOption } from "../data-sources.ts";
 import { recordedOptions } from "../run-choice.ts";
 import { type LoadedConfig, loadConfig } from "./load-config.ts";
 import { type RunConfig, type RunOptions, runSchema } from "./run-options.ts";
 
 /** The options of one call of `espalier train`: those of the run, and what to do with a run that the directory holds. */
 export interface TrainFlags extends RunOptions {
-  data: string;
+  data: DataOption;
   resume?: boolean;
   replace?: boolean;
 }

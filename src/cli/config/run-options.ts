@@ -8,6 +8,7 @@ import { optimizerNames } from "../../train/optimizers/index.ts";
 import { groupRuleSchema } from "../../train/parameter-groups.ts";
 import { scheduleNames } from "../../train/schedules.ts";
 import { taskNames } from "../../train/tasks/table.ts";
+import { parseData } from "../data-sources.ts";
 import { defaultModel } from "../default-model.ts";
 import { list } from "../options.ts";
 import { json, namedValues } from "./named-values.ts";
@@ -18,10 +19,15 @@ import { between, oneOf, option, type RunOption, text, toggle, whole } from "./r
  * records and what may change on resume all follow from these tables.
  */
 
+const sourcesMessage = "It must be a path, or a list of paths and of { path, weight } with weights above 0.";
+const weightMessage = "The weight of a source must be a number above 0.";
+const weightedSource = z.strictObject({ path: text(), weight: z.number(weightMessage).gt(0, weightMessage) });
+
 export const dataOptions = {
-  data: option(text().optional(), {
-    help: "training data: .jsonl, .csv or .parquet of texts, conversations or paths; .txt; a directory of such files or of images",
+  data: option(z.union([text(), z.array(z.union([text(), weightedSource])).min(1)], sourcesMessage).optional(), {
+    help: "training data: .jsonl, .csv or .parquet of texts, conversations or paths; .txt; a directory of such files or of images. Several times for several sources, <file>:<weight> with a weight",
     value: "<file>",
+    parse: parseData,
     byDefault: "required",
     path: true,
     free: true, // the content must be the same, wherever it lies
@@ -32,7 +38,19 @@ export const dataOptions = {
     path: true,
     free: true,
   }),
-  heldOut: option(between(0.001, 0.9).default(0.2), { help: "share of the data held out", value: "<share>" }),
+  heldOut: option(between(0.000001, 0.9).optional(), {
+    help: "share of the data held out",
+    value: "<share>",
+    byDefault: "0.2, with --streaming 0.01",
+  }),
+  streaming: option(toggle().optional(), {
+    help: "read classification, language-modeling and chat data piece by piece, for files larger than memory",
+  }),
+  shuffleWindow: option(whole(1).optional(), {
+    help: "records that --streaming shuffles together",
+    value: "<n>",
+    byDefault: "16384, or as many as take 64 MiB",
+  }),
   task: option(oneOf(taskNames).optional(), {
     help: "what is learnt",
     value: "<task>",

@@ -5,12 +5,25 @@ import { ranked, rungShares, successiveHalving } from "../../train/search/succes
 import { checked } from "../config/load-config.ts";
 import type { TrainFlags } from "../config/resolve-run.ts";
 import { runOptions, runSchema } from "../config/run-options.ts";
+import type { DataOption } from "../data-sources.ts";
 import { Interrupted } from "../signals.ts";
 import { addResult, readResults, type SweepPlan, type SweepResult, trialDirectory } from "./sweep-record.ts";
 import type { TrialOutcome, TrialPayload } from "./trial.ts";
 
 /** Options that a search may not choose: they say where and how, not what. */
-const fixed = new Set(["data", "evalData", "heldOut", "run", "json", "report", "tensorboard", "profile", "baseline", "threads"]);
+const fixed = new Set([
+  "data",
+  "evalData",
+  "heldOut",
+  "streaming",
+  "run",
+  "json",
+  "report",
+  "tensorboard",
+  "profile",
+  "baseline",
+  "threads",
+]);
 
 /** The space of a plan; options that do not exist are refused. */
 export function spaceOf(plan: SweepPlan): Space {
@@ -52,7 +65,7 @@ export function trialFlags(
   const run = trialDirectory(directory, trial);
   // Its metrics are the sweep's: neither a report nor the base is asked for again.
   const whole = { ...options, run, baseline: false, report: false, ...(threads !== undefined && { threads }) };
-  return { ...runSchema.parse(checked(whole, `trial ${trial}`)), data: plan.options.data as string, run };
+  return { ...runSchema.parse(checked(whole, `trial ${trial}`)), data: plan.options.data as DataOption, run };
 }
 
 export interface SweepContext {

@@ -34,7 +34,8 @@ interface Context {
   /** Of the base model. */
   directory: string;
   terminal: Terminal;
-  interrupt: Interruption;
+  /** From now on Ctrl-C ends the run in good order. */
+  listen(): Interruption;
   pause?: Pause | undefined;
 }
 
@@ -53,7 +54,7 @@ export async function trainAndMeasure(flags: TrainFlags, context: Context): Prom
 
 async function trainLocked(
   flags: TrainFlags,
-  { directory, terminal, interrupt, pause }: Context,
+  { directory, terminal, listen, pause }: Context,
   lockOf: (run: string) => RunLock,
 ): Promise<TrainSummary> {
   const started = performance.now();
@@ -63,6 +64,7 @@ async function trainLocked(
   const local = { ...flags, model: directory };
   const device = await openDevice(flags.device, { compute: flags.compute, ...(flags.threads !== undefined && { threads: flags.threads }) });
   const prepared = await prepareTask(local, device, terminal);
+  const interrupt = listen();
   const { task } = prepared;
   const { model } = task;
   const methods = await chosenMethods(flags, directory, flags.seed);
@@ -85,7 +87,7 @@ async function trainLocked(
   const rates = schedule(flags.schedule, { warmup: flags.warmup, ...flags.scheduleOptions });
   checkWritable(run);
   const lock = lockOf(run);
-  const inputs = runInputs(local);
+  const inputs = runInputs(local, prepared.hashes);
   const resume = prepareRun(run, local, inputs);
   if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
   const before = await baseline();

@@ -1,7 +1,14 @@
 import { z } from "zod";
 import { readConversations } from "../../data/conversations.ts";
-import { type Conversation, conversationBatches, conversationExamples, packedBatches, type Truncation } from "../../data/index.ts";
-import { type CacheOptions, cachedTable, contentKey, tokenizerKey } from "../../data/records.ts";
+import {
+  type Conversation,
+  conversationBatch,
+  conversationBatches,
+  conversationExamples,
+  packedBatches,
+  type Truncation,
+} from "../../data/index.ts";
+import { cachedTable, contentKeyOf, openConversations, type TokenCacheOptions, tokenizerKey } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import { type ChatTemplate, encodeConversation, type Tokenizer, turnEnd } from "../../inputs/index.ts";
 import { chatTemplateFromDirectory } from "../../inputs/text/chat-template-directory.ts";
@@ -13,6 +20,7 @@ import { causalLanguageModel } from "../objectives/index.ts";
 import { defaultLength, type TaskKind } from "./kind.ts";
 import { type LoadedText, lengthBuckets, loadText, padIdOf, trainingBuckets } from "./loaded-text.ts";
 import { packingNote } from "./packing-note.ts";
+import { streamedTexts } from "./streaming.ts";
 import { batchesOf, type Task, type TaskData } from "./task.ts";
 
 const record = z.object({ task: z.literal("chat"), maxLength: z.int().positive(), chatFormat: z.string().optional() });
@@ -36,6 +44,26 @@ export const chat: TaskKind<Conversation, ChatRecord, LoadedText<CausalLM>> = {
   load: (directory) => loadText(directory, loadCausalLM),
   task({ model, tokenizer, directory }, data, { chatFormat, maxLength }, device) {
     return chatTask(model, tokenizer, chatTemplateFromDirectory(directory, { format: chatFormat }), device, { ...data, maxLength });
+  },
+  streaming: {
+    open: openConversations,
+    async train({ tokenizer, directory }, data, { chatFormat, maxLength }) {
+      const template = chatTemplateFromDirectory(directory, { format: chatFormat });
+      const padId = padIdOf(tokenizer);
+      const { train, notes } = streamedTexts(data, {
+        maxLength,
+        encode(conversation) {
+          const description = `${conversation.file}:${conversation.line}`;
+          const encoded = { ...encode(tokenizer, template, conversation), description };
+          const [example] = conversationExamples([encoded], maxLength).examples;
+          // Its place in the batch is taken all the same: which batches there are must not depend on what is in them.
+          return example ?? { ids: encoded.ids.slice(0, 1), targets: [-100], description };
+        },
+        assemble: (examples, length) => conversationBatch(examples, { rows: data.batchSize, length, padId }),
+      });
+      const count = Object.values(data.sources).reduce((n, { records }) => n + records.length, 0);
+      return { train, notes: [`${count} training and ${data.heldOut.length} held-out conversations`, ...notes] };
+    },
   },
   interchangeable: true,
   withLength: (record, maxLength) => ({ ...record, maxLength }),
@@ -103,18 +131,19 @@ function encodeAll(
   tokenizer: Tokenizer,
   template: ChatTemplate,
   conversations: readonly Conversation[],
-  cache: CacheOptions = { cache: false },
+  cache: TokenCacheOptions = { cache: false },
 ) {
   const tokenizerPart = tokenizerKey(tokenizer);
   const known = tokenizerPart !== undefined && template.fingerprint !== undefined;
   const said = conversations.map(({ messages, tools }) => JSON.stringify([messages, tools]));
   const table = cachedTable(
-    contentKey("conversations", tokenizerPart ?? "", template.fingerprint ?? "", ...said),
+    contentKeyOf(["conversations", tokenizerPart ?? "", template.fingerprint ?? "", ...said]),
     { vocabSize: tokenizer.vocabSize, marked: true },
     (rows) => {
-      for (const conversation of conversations) {
+      for (const [i, conversation] of conversations.entries()) {
         const { ids, assistant } = encode(tokenizer, template, conversation);
         rows.add(ids, assistant);
+        cache.onProgress?.(i + 1, conversations.length);
       }
     },
     known ? cache : { cache: false },

@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { classificationBatches, type Example, type Truncation } from "../../data/index.ts";
-import { readExamples } from "../../data/records.ts";
+import { classificationBatch, classificationBatches, type Example, type Truncation } from "../../data/index.ts";
+import { openExamples, readExamples } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { SequenceClassifier } from "../../models/causal-lm.ts";
@@ -17,6 +17,7 @@ import { type LoadedText, loadText, padIdOf, trainingBuckets } from "./loaded-te
 import { readTexts } from "./prediction-files.ts";
 import { largestOf } from "./rows-of-logits.ts";
 import { defaultTemplate, SequenceEncoder, truncationNote } from "./sequence-encoder.ts";
+import { streamedTexts } from "./streaming.ts";
 import { batchesOf, type Task, type TaskData } from "./task.ts";
 
 const record = z.object({
@@ -39,16 +40,14 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
   recognises: ({ record, options: { labelColumn = "label" } }) => isLabel(record?.[labelColumn]),
   read(path, columns) {
     const examples = readExamples(path, columns);
-    if (examples[0]!.label !== undefined) return examples;
-    throw new EspalierError(
-      "no-labels",
-      `${path} has no labels; classification needs a label for every text (--label-column names the column).`,
-    );
+    if (examples[0]!.label === undefined) throw withoutLabels(path);
+    return examples;
   },
   plan(context) {
     const { family, options } = context;
     const labels = planLabels(context);
-    const { template = defaultTemplate(family), maxLength = defaultLength, positive } = options;
+    const { template = defaultTemplate(family), maxLength = defaultLength } = options;
+    const positive = options.positive ?? (labels.length === 2 ? rarest(context.labels) : undefined);
     return { task: "classification", labels, template, maxLength, ...(positive !== undefined && { positive }) };
   },
   load: (directory, { labels }) => loadText(directory, (path) => loadSequenceClassifier(path, labels)),
@@ -57,6 +56,38 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
     if (model.headIsFresh && model instanceof DecoderForSequenceClassification) initialiseHeadFromLabels(model, tokenizer, labels, device);
   },
   task: ({ model, tokenizer }, data, record, device) => classificationTask(model, tokenizer, device, { ...data, ...record }),
+  streaming: {
+    async open(path, options) {
+      const records = await openExamples(path, options);
+      if (records.labels.size > 0) return records;
+      records.close();
+      throw withoutLabels(path);
+    },
+    async train({ tokenizer }, data, { labels, template, maxLength }) {
+      const encoder = new SequenceEncoder(tokenizer, { template, maxLength });
+      const padId = padIdOf(tokenizer);
+      const { train, notes } = streamedTexts(data, {
+        maxLength,
+        encode: ({ text, label, file, line }) => ({
+          ids: encoder.ids(text),
+          label: labels.indexOf(label!),
+          description: `${file}:${line}`,
+        }),
+        assemble: (examples, length) => classificationBatch(examples, { rows: data.batchSize, length, padId }),
+      });
+      const counts = labels.map((label) => data.labels.get(label) ?? 0);
+      const texts = counts.reduce((a, b) => a + b, 0);
+      const common = labels[largestOf(counts)]!;
+      return {
+        train,
+        notes: [
+          `${texts} training and ${data.heldOut.length} held-out texts; labels ${labels.map((l, i) => `${l} ${counts[i]}`).join(", ")} in training`,
+          ...notes,
+        ],
+        majority: { label: common, accuracy: data.heldOut.filter(({ label }) => label === common).length / data.heldOut.length },
+      };
+    },
+  },
   distilled(student, { model }, options) {
     if (model.headIsFresh)
       throw new EspalierError(
@@ -86,6 +117,12 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
     };
   },
 };
+
+const withoutLabels = (path: string) =>
+  new EspalierError("no-labels", `${path} has no labels; classification needs a label for every text (--label-column names the column).`);
+
+const rarest = (counts: ReadonlyMap<string, number> | undefined): string | undefined =>
+  counts && [...counts].sort(([a, n], [b, m]) => n - m || (a < b ? -1 : 1))[0]?.[0];
 
 const isLabel = (value: unknown): boolean => ["string", "number", "boolean"].includes(typeof value) && value !== "";
 
@@ -168,6 +205,7 @@ export function classificationTask(
       ].flatMap(([name, t]) => truncationNote(name as string, t as Truncation)),
       ...notes,
     ],
+    heldOutNotes: truncationNote("held-out", heldSet.truncation),
     metric: "accuracy",
     higherIsBetter: true,
     length: options.maxLength,

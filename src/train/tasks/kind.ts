@@ -6,6 +6,7 @@ import type { SaveableModel } from "../../models/index.ts";
 import type { SaveModelOptions } from "../../models/save.ts";
 import type { Device } from "../../runtime/index.ts";
 import type { DistillationOptions, Objective } from "../objectives/index.ts";
+import type { Streaming } from "./streaming.ts";
 import type { Task, TaskData } from "./task.ts";
 
 /** The options of a run that tasks look at, under the names that the command gives them. */
@@ -62,6 +63,8 @@ export interface PlanContext<E extends Example = Example> {
   /** Empty where a model is only measured. */
   train: readonly E[];
   heldOut: readonly E[];
+  /** How many training examples have each label, where they are not in memory and {@link train} is empty. */
+  labels?: ReadonlyMap<string, number>;
   options: TaskOptions;
   /** The record that lies beside the base model. */
   previous: { readonly task: string } | undefined;
@@ -122,6 +125,8 @@ export interface TaskKind<E extends Example, R extends { readonly task: string }
   /** Gives a new head better values than random ones, before a run. */
   begin?(loaded: L, record: R, device: Device): void;
   task(loaded: L, data: TaskData<E>, record: R, device: Device): Task;
+  /** For training data that are not in memory; absent where all of them are needed at once. */
+  readonly streaming?: Streaming<E, R, L>;
   /** What is learnt in the place of {@link task}'s objective where there is a teacher. Absent for tasks without one. */
   distilled?(student: L, teacher: L, options: DistillationOptions): Objective;
   /** What the configuration of a whole trained model says of its head. */

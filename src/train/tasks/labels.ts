@@ -4,7 +4,8 @@ import { namedLabels } from "../../models/family-checkpoint.ts";
 import type { PlanContext } from "./kind.ts";
 
 /** The classes of a run: those of its training data, or where a model is only measured, those that its configuration names. */
-export function planLabels({ directory, config, train, heldOut }: PlanContext): string[] {
+export function planLabels({ directory, config, train, heldOut, labels: counted }: PlanContext): string[] {
+  if (counted) return checkLabels([...counted.keys()].sort(), heldOut);
   if (train.length > 0) return collectLabels(train, heldOut);
   const labels = namedLabels(config);
   if (!labels)
@@ -29,7 +30,10 @@ export function refuseUnknown(labels: readonly string[], examples: readonly Exam
 
 /** The labels of the training examples in alphabetical order; every example must have one, and held-out labels must occur in training. */
 export function collectLabels(train: readonly Example[], heldOut: readonly Example[]): string[] {
-  const labels = [...new Set(train.map((e) => e.label))].sort() as string[];
+  return checkLabels([...new Set(train.map((e) => e.label))].sort() as string[], heldOut);
+}
+
+function checkLabels(labels: string[], heldOut: readonly Example[]): string[] {
   if (labels.length < 2)
     throw new EspalierError(
       "one-label",

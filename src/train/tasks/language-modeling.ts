@@ -1,6 +1,14 @@
 import { z } from "zod";
-import { type BatchSource, documentExamples, type EncodedExample, type Example, languageBatches, packedBatches } from "../../data/index.ts";
-import { type CacheOptions, encodedTexts, readExamples } from "../../data/records.ts";
+import {
+  type BatchSource,
+  documentExamples,
+  type EncodedExample,
+  type Example,
+  languageBatches,
+  mixBatches,
+  packedBatches,
+} from "../../data/index.ts";
+import { encodedRecords, encodedTexts, openExamples, readExamples, type TokenCacheOptions, type TokenTable } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { CausalLM } from "../../models/causal-lm.ts";
@@ -31,6 +39,32 @@ export const languageModeling: TaskKind<Example, LanguageRecord, LoadedText<Caus
   plan: ({ options: { maxLength = defaultLength } }) => ({ task: "language-modeling", sequenceLength: maxLength }),
   load: (directory) => loadText(directory, loadCausalLM),
   task: ({ model, tokenizer }, data, record, device) => languageModelingTask(model, tokenizer, device, { ...data, ...record }),
+  streaming: {
+    open: openExamples,
+    async train({ tokenizer }, { sources, batchSize, seed, cache, heldOut }, { sequenceLength }) {
+      const tables: TokenTable[] = [];
+      const mixed: Record<string, { source: BatchSource; weight: number }> = {};
+      let texts = 0;
+      for (const [name, { records, weight }] of Object.entries(sources)) {
+        const table = await encodedRecords(tokenizer, records, cache);
+        tables.push(table);
+        texts += records.length;
+        const source = languageBatches(table, { batchSize, sequenceLength, seed });
+        mixed[name] = { source, weight: weight ?? source.batchesPerEpoch };
+      }
+      const tokens = tables.reduce((n, { length }) => n + length, 0);
+      const [only, ...more] = Object.values(mixed);
+      return {
+        train: more.length === 0 ? only!.source : mixBatches(mixed, { seed }),
+        notes: [
+          `${tokens} training tokens of ${texts} records, read from their file as they are due, in windows of ${sequenceLength} tokens; ${heldOut.length} held-out records`,
+        ],
+        close() {
+          for (const table of tables) table.close();
+        },
+      };
+    },
+  },
   distilled: (student, teacher, options) => distilledLanguageModel(student.model, teacher.model, options),
   withLength: (record, sequenceLength) => ({ ...record, sequenceLength }),
 };
@@ -43,7 +77,7 @@ export interface LanguageTaskOptions extends TaskData {
 }
 
 /** Token ids of each text and an end-of-text token. */
-function encoded(examples: readonly Example[], tokenizer: Tokenizer, cache: CacheOptions = { cache: false }): EncodedExample[] {
+function encoded(examples: readonly Example[], tokenizer: Tokenizer, cache: TokenCacheOptions = { cache: false }): EncodedExample[] {
   const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
   const table = encodedTexts(
     tokenizer,

@@ -102,7 +102,7 @@ export function multiLabelTask(model: SequenceClassifier, tokenizer: Tokenizer, 
   const objective = objectiveOf(model);
   const outputs = new SequenceOutputs(tokenizer, device, objective, options);
   const encode = (examples: readonly ManyLabelsExample[]) =>
-    outputs.encode(examples, ({ target }) => labels.map((label) => (target.includes(label) ? 1 : 0)));
+    outputs.encode(examples, ({ target }) => labels.map((label) => (target.includes(label) ? 1 : 0)), options.cache);
   const [trainSet, heldSet] = [encode(train), encode(heldOut)];
   const heldOutNotes = truncationNote("held-out", heldSet.truncation);
   const counts = labels.map((label) => `${label} ${train.filter(({ target }) => target.includes(label)).length}`);

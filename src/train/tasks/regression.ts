@@ -100,7 +100,8 @@ export function regressionTask(
   const { train, heldOut, batchSize, seed, template, maxLength, mean, deviation } = options;
   const objective = sequenceRegression(model);
   const outputs = new SequenceOutputs(tokenizer, device, objective, options);
-  const encode = (examples: readonly NumberExample[]) => outputs.encode(examples, ({ target }) => [(target - mean) / deviation]);
+  const encode = (examples: readonly NumberExample[]) =>
+    outputs.encode(examples, ({ target }) => [(target - mean) / deviation], options.cache);
   const [trainSet, heldSet] = [encode(train), encode(heldOut)];
   const actual = heldOut.map(({ target }) => target);
   return {

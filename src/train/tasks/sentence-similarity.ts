@@ -65,7 +65,7 @@ export function sentenceSimilarityTask(model: SentenceEncoder, tokenizer: Tokeni
   const encoder = new SequenceEncoder(tokenizer, { template: "{text}", maxLength });
   const prepare = (pairs: readonly TextPair[]) => {
     const texts = pairs.flatMap((pair) => pair.texts.map((text) => ({ text, description: `${pair.file}:${pair.line}` })));
-    const { examples, truncation } = encoder.encode(texts);
+    const { examples, truncation } = encoder.encode(texts, options.cache);
     let at = 0;
     const encoded = pairs.map(({ texts, score, file, line }) => ({
       texts: texts.map(() => examples[at++]!.ids),

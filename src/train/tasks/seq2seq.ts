@@ -95,7 +95,8 @@ export function seq2seqTask(model: Seq2SeqLM<TextSource>, tokenizer: Tokenizer, 
   const answerLimit = Math.min(maxLength, model.contextLength);
   const encoder = new SequenceEncoder(tokenizer, { template, maxLength: Math.min(maxLength, model.sourceLength) });
   const prepare = (pairs: readonly TextPair[]) => {
-    const sources = encoder.encode(pairs.map(({ text, file, line }) => ({ text, description: `${file}:${line}` })));
+    const texts = pairs.map(({ text, file, line }) => ({ text, description: `${file}:${line}` }));
+    const sources = encoder.encode(texts, options.cache);
     const answers = answersOf(
       pairs.map(({ target }) => target),
       tokenizer,

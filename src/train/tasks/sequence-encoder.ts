@@ -1,5 +1,5 @@
 import type { EncodedExample, Truncation } from "../../data/index.ts";
-import { type CacheOptions, encodedTexts } from "../../data/records.ts";
+import { encodedTexts, type TokenCacheOptions } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import type { Family } from "../../models/family.ts";
@@ -47,10 +47,16 @@ export class SequenceEncoder {
     return this.#maxLength - this.#before.length - this.#after.length;
   }
 
+  /** The ids of one text. */
+  ids(text: string): number[] {
+    const own = this.#tokenizer.encode(text, { addSpecialTokens: false });
+    return [...this.#before, ...own.slice(0, this.#room), ...this.#after];
+  }
+
   /** @param cache where ids are kept for the next time; nowhere unless told */
   encode(
     texts: readonly { text: string; label?: number; description: string }[],
-    cache: CacheOptions = { cache: false },
+    cache: TokenCacheOptions = { cache: false },
   ): { examples: EncodedExample[]; truncation: Truncation } {
     let count = 0;
     let longest = 0;

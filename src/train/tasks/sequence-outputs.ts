@@ -1,5 +1,6 @@
 import { type Example, paddedBatches, paddedRows, type Truncation } from "../../data/index.ts";
 import type { BatchRows } from "../../data/padded-batches.ts";
+import type { TokenCacheOptions } from "../../data/records.ts";
 import type { Tokenizer } from "../../inputs/index.ts";
 import { type Device, hostTensor } from "../../runtime/index.ts";
 import { Evaluator } from "../evaluate.ts";
@@ -30,8 +31,13 @@ export class SequenceOutputs {
     this.#padId = padIdOf(tokenizer);
   }
 
-  encode<E extends Example>(examples: readonly E[], values: (example: E) => number[]): { examples: ValuedText[]; truncation: Truncation } {
-    const encoded = this.#encoder.encode(examples.map(({ text, file, line }) => ({ text, description: `${file}:${line}` })));
+  encode<E extends Example>(
+    examples: readonly E[],
+    values: (example: E) => number[],
+    cache?: TokenCacheOptions,
+  ): { examples: ValuedText[]; truncation: Truncation } {
+    const texts = examples.map(({ text, file, line }) => ({ text, description: `${file}:${line}` }));
+    const encoded = this.#encoder.encode(texts, cache);
     return {
       examples: encoded.examples.map(({ ids, description }, i) => ({ ids, length: ids.length, values: values(examples[i]!), description })),
       truncation: encoded.truncation,

@@ -1,5 +1,5 @@
 import type { BatchSource, Example } from "../../data/index.ts";
-import type { CacheOptions } from "../../data/records.ts";
+import type { TokenCacheOptions } from "../../data/records.ts";
 import { EspalierError } from "../../graph/index.ts";
 import type { SaveableModel } from "../../models/index.ts";
 import type { Objective } from "../objectives/index.ts";
@@ -44,7 +44,7 @@ export interface TaskData<E extends Example = Example> {
   buckets?: readonly number[] | "auto";
   maxShapes?: number;
   /** Where token ids are kept for the next time (`encodedTexts`). Default nowhere. */
-  cache?: CacheOptions;
+  cache?: TokenCacheOptions;
   /** Whether several examples share a row of a training batch, in tasks that have it. */
   packing?: boolean;
 }
