@@ -3,9 +3,11 @@ import { EspalierError, elementCount } from "../../graph/index.ts";
 import type { DecoderModel } from "../../models/index.ts";
 import { type Module, QuantizedLinear } from "../../nn/index.ts";
 import { openDevice } from "../../runtime/open-device.ts";
+import { availableMemory } from "../../train/available-memory.ts";
+import { memoryAdvice } from "../../train/memory-advice.ts";
 import { applyWeights } from "../../train/method.ts";
 import { optimizerByName } from "../../train/optimizers/index.ts";
-import { type GroupRule, loraPlus } from "../../train/parameter-groups.ts";
+import { loraPlus } from "../../train/parameter-groups.ts";
 import { StepProfiler } from "../../train/profile/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
 import { lockRun, type RunLock } from "../../train/run-lock.ts";
@@ -13,6 +15,7 @@ import { schedule } from "../../train/schedules.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import type { TrainResult } from "../../train/train-options.ts";
 import { train } from "../../train/trainer.ts";
+import { trainingMemory } from "../../train/training-memory.ts";
 import { environment } from "../config/environment.ts";
 import type { TrainFlags } from "../config/resolve-run.ts";
 import { recordedRunOptions } from "../config/run-options.ts";
@@ -96,27 +99,23 @@ async function trainLocked(
   const perEpoch = Math.max(1, Math.floor(task.train.batchesPerEpoch / flags.accumulate));
   const steps = flags.steps ?? Math.max(1, Math.round((flags.epochs ?? 1) * perEpoch));
   const pauseAt = pause && Math.max(1, Math.round(pause.until * steps));
+  const settings = { model, objective: task.objective, data: task.train, methods, optimizer, ...stepSettings(flags) };
+  const warning = memoryAdvice(await trainingMemory(settings), availableMemory());
+  if (warning) terminal.line(warning);
   const display = new RunDisplay(terminal, { steps, directory: run, tensorboard: flags.tensorboard });
   const machine = environment();
   const profiler = flags.profile ? new StepProfiler(device, { directory: join(run, "profile") }) : undefined;
   const result = await train({
-    model,
-    objective: task.objective,
-    data: task.train,
+    ...settings,
     device,
-    methods,
-    optimizer,
     schedule: rates,
-    groups: [...((flags.groups ?? []) as GroupRule[]), ...(flags.loraPlusRatio === undefined ? [] : loraPlus(flags.loraPlusRatio))],
+    groups: [...(flags.groups ?? []), ...(flags.loraPlusRatio === undefined ? [] : loraPlus(flags.loraPlusRatio))],
     ...(flags.average !== undefined && { average: { decay: flags.average } }),
     steps,
     ...(pauseAt !== undefined && { pauseAt }),
     ...(pause?.from !== undefined && { branchFrom: pause.from }),
-    accumulate: flags.accumulate,
-    maxGradientNorm: flags.maxGradientNorm === 0 ? Number.POSITIVE_INFINITY : flags.maxGradientNorm,
     notFinite: flags.notFinite,
     skipLimit: flags.skipLimit,
-    rematerialise: flags.rematerialise,
     seed: flags.seed,
     directory: run,
     lock,
@@ -198,6 +197,12 @@ async function trainLocked(
     return evaluate(task, label, terminal, interrupt);
   }
 }
+
+const stepSettings = ({ accumulate, maxGradientNorm, rematerialise }: TrainFlags) => ({
+  accumulate,
+  maxGradientNorm: maxGradientNorm === 0 ? Number.POSITIVE_INFINITY : maxGradientNorm,
+  rematerialise,
+});
 
 const pairs = (samples: readonly Sample[], before: readonly string[], after: readonly string[]): SamplePair[] =>
   samples.map((sample, i) => ({ ...sample, before: before[i]!, after: after[i]! }));
