@@ -12,7 +12,7 @@ const reproductions: readonly Reproduction[] = [pbtReproduction];
 async function reproduce(name: string, { smoke = false, json = false }: { smoke?: boolean; json?: boolean }): Promise<boolean> {
   const reproduction = reproductions.find((r) => r.name === name);
   if (!reproduction) throw new Error(`There is no reproduction "${name}"; there is ${reproductions.map((r) => r.name).join(", ")}.`);
-  const { claim, setup } = reproduction;
+  const { claim, setup, notes = [] } = reproduction;
   console.log(`${name}\nClaim: ${claim}\nSetup: ${setup}\n`);
   const began = performance.now();
   const { measurements, checks } = await reproduction.run({ smoke, log: (line) => console.log(line) });
@@ -30,7 +30,8 @@ async function reproduce(name: string, { smoke = false, json = false }: { smoke?
     console.log(`${smoke ? "   " : holds ? "yes" : "NO "}  ${what}: ${value.toFixed(4)} ${relation} ${bound.toFixed(4)}`);
   const verdict = smoke ? "not judged" : checks.every(({ holds }) => holds) ? "holds" : "does not hold";
   console.log(`\nThe claim ${smoke ? "is not judged at this size" : verdict} (${seconds} s).`);
-  const result = { name, claim, setup, verdict, checks, measurements: Object.fromEntries(rounded), seconds, machine: machine() };
+  for (const note of notes) console.log(`Note: ${note}`);
+  const result = { name, claim, setup, notes, verdict, checks, measurements: Object.fromEntries(rounded), seconds, machine: machine() };
   if (!smoke) {
     const file = fileURLToPath(new URL(`results/${name}.json`, import.meta.url));
     mkdirSync(dirname(file), { recursive: true });

@@ -9,6 +9,8 @@ export interface Reproduction {
   claim: string;
   /** Model, data, budget, seeds; and what is compared with what. */
   setup: string;
+  /** What else was tried, and what it says of the verdict. */
+  notes?: readonly string[];
   /** `smoke` goes the same way in a few seconds, on a size whose figures say nothing. */
   run(options: { smoke: boolean; log(line: string): void }): Promise<Outcome>;
 }

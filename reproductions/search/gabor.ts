@@ -26,7 +26,7 @@ export function gaborImages(count: number, random: Random): Images {
     for (let i = 0; i < side * side; i++) {
       const [x, y] = [(i % side) - cx, Math.floor(i / side) - cy];
       const along = x * Math.cos(angle) + y * Math.sin(angle);
-      const window = Math.exp(-(x * x + y * y) / (2 * 3.5 ** 2));
+      const window = Math.exp(-(x * x + y * y) / (2 * 3.2 ** 2));
       pixels[n * side * side + i] = window * Math.cos(frequency * along + phase) + 0.6 * random.normal();
     }
   }

@@ -261,7 +261,7 @@ const batches: ImmediateBatchSource = {
 
 /** One part of a member with the trainer of every run. */
 async function trained(values: Values, at: { directory: string; from?: string | undefined; until?: number }): Promise<number> {
-  const model = new Regression();
+  const model = new Regression().assignNames();
   const objective: Objective = {
     name: "regression",
     trace({ x, y }) {

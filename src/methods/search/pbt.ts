@@ -3,8 +3,8 @@ import { EspalierError, Random } from "../../graph/index.ts";
 import { type Space, sample, type Values } from "../../train/search/space.ts";
 import { ranked } from "../../train/search/successive-halving.ts";
 import { defineSearch } from "../define.ts";
-import { exploitSchema, sourceOf } from "./exploit.ts";
-import { explored, exploreSchema } from "./explore.ts";
+import { exploitSchema, sourceOf, truncation } from "./exploit.ts";
+import { explored, exploreSchema, perturb } from "./explore.ts";
 import type { Copy, Lineage } from "./lineage.ts";
 import type { Population } from "./population.ts";
 import { SearchRecord } from "./search-record.ts";
@@ -20,9 +20,9 @@ const schema = z.strictObject({
   /** Steps (or share) between evaluations, a whole part of `ready`. Default: `ready`. A t-test needs several scores. */
   evaluateEvery: stepsOrShare.optional(),
   /** Who copies whom: `truncation()`, `tTest()`, `tournament()` or `never()`. */
-  exploit: exploitSchema.prefault({ rule: "truncation" }),
+  exploit: exploitSchema.default(truncation()),
   /** How copied values change: `perturb()` or `noise()`. */
-  explore: exploreSchema.prefault({ rule: "perturb" }),
+  explore: exploreSchema.default(perturb()),
 });
 
 export type PbtOptions = z.input<typeof schema>;
