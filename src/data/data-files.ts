@@ -3,7 +3,7 @@ import { basename, dirname, join } from "node:path";
 import { EspalierError } from "../graph/errors.ts";
 import { statFile, statsOf } from "./text-file.ts";
 
-export const dataFormats = [".jsonl", ".csv", ".txt", ".parquet"] as const;
+const dataFormats = [".jsonl", ".csv", ".txt", ".parquet"] as const;
 export type DataFormat = (typeof dataFormats)[number];
 
 const known = ".jsonl, .csv, .parquet or .txt";

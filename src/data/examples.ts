@@ -138,7 +138,7 @@ function exampleOf(
 const kindOf = (value: unknown): string =>
   Array.isArray(value) ? "a list" : value === null ? "null" : typeof value === "object" ? "an object" : `a ${typeof value}`;
 
-export function refuseHalfLabelled(path: string, examples: Example[], { labelColumn }: ReadOptions): void {
+function refuseHalfLabelled(path: string, examples: Example[], { labelColumn }: ReadOptions): void {
   const labelled = examples.filter((example) => example.label !== undefined);
   if (labelled.length === examples.length) return;
   if (labelled.length === 0) {

@@ -42,7 +42,7 @@ export function cachedTable(
 const nameOf = (key: string) => `${key}.tokens`;
 
 /** The table of a key, if the cache holds a sound one. */
-export function findTable(key: string, options: CacheOptions): TokenTable | undefined {
+function findTable(key: string, options: CacheOptions): TokenTable | undefined {
   const directory = prepareCache(options);
   if (directory === undefined) return undefined;
   const path = join(directory, nameOf(key));
@@ -55,7 +55,7 @@ export function findTable(key: string, options: CacheOptions): TokenTable | unde
   }
 }
 
-export function newTable(key: string, shape: { vocabSize: number; marked?: boolean }, options: CacheOptions): TokenTableWriter {
+function newTable(key: string, shape: { vocabSize: number; marked?: boolean }, options: CacheOptions): TokenTableWriter {
   const directory = prepareCache({ ...options, onNotice: undefined } as CacheOptions);
   return new TokenTableWriter(key, { ...shape, path: directory && join(directory, nameOf(key)) });
 }

@@ -4,7 +4,7 @@ import crc32c from "crc-32/crc32c.js";
 import { Wire } from "../onnx/wire.ts";
 
 /** Names of TensorBoard's files in a run directory. They are numbered, since TensorBoard reads them in the order of their names. */
-export const eventFilePattern = /^events\.out\.tfevents\.(\d{10})\.espalier$/;
+const eventFilePattern = /^events\.out\.tfevents\.(\d{10})\.espalier$/;
 
 /** Fields of TensorFlow's event.proto and summary.proto. */
 const event = { wallTime: 1, step: 2, fileVersion: 3, summary: 5, sessionLog: 7 };

@@ -6,6 +6,7 @@ const written: Readonly<Record<string, RegExp>> = {
   "": /^(run\.json|metrics\.jsonl|report\.md|loss\.svg|events\.out\.tfevents\.\d{10}\.espalier)$/,
   checkpoints: /^step-\d+$/,
   adapter: /^(adapter_config\.json|adapter_model\.safetensors|espalier\.json)$/,
+  profile: /^(table\.md|trace\.json)$/,
   "trained-model": /^(.+\.json|model\.safetensors|tokenizer\.model|vocab\.txt|merges\.txt|chat_template\.jinja|licen[cs]e.*)$/i,
 };
 

@@ -51,6 +51,8 @@ describe("a directory that holds a run", () => {
     const run = await trained("replaced");
     addForeign(run);
     writeFileSync(join(run, "checkpoints", "best", "more"), "mine");
+    mkdirSync(join(run, "profile"));
+    writeFileSync(join(run, "profile", "table.md"), "the old run's");
     expect((await train(run, "--replace", "--steps", "2", "--seed", "1")).code).toBe(0);
     expect(Object.keys(files(run))).toEqual(
       [

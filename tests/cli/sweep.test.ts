@@ -69,6 +69,13 @@ describe("espalier sweep", () => {
       found.results.map(({ trial, score, values }) => ({ trial, score, values }));
     expect(same(results(at("cut")))).toEqual(same(whole));
     expect(refusal(await espalier(...flags, "--sweep", at("cut")))).toContain("holds a sweep already. Continue it with --resume");
+    // The same options may be given again, others may not.
+    const resume = [...flags, "--resume", "--sweep", at("cut")];
+    expect(same(summary(await espalier(...resume, "--json")) as Parameters<typeof same>[0])).toEqual(same(whole));
+    expect(refusal(await espalier(...resume, "--learning-rate", "0.5", "--trials", "99"))).toMatch(
+      /cannot be resumed with other options, and --learning-rate, --trials differ from its own|--trials, --learning-rate differ/,
+    );
+    expect(refusal(await espalier(...flags, "--run", at("elsewhere")))).toContain("that of a sweep, with its runs in it, is --sweep");
   });
 
   test("halving trains the better ones further, exactly as if they had not paused", async () => {

@@ -7,8 +7,10 @@ import type { Values } from "../../train/search/space.ts";
 import { configSource } from "../config/config-source.ts";
 import { addRunOptions, givenOptions } from "../config/flags.ts";
 import { type GivenFlags, resolveRun } from "../config/resolve-run.ts";
+import { flagName } from "../config/run-option.ts";
 import { type RunConfig, recordedRunOptions } from "../config/run-options.ts";
 import { integer, number } from "../options.ts";
+import { Interrupted } from "../signals.ts";
 import { type PbtSweep, partsOf, refuseUnchangeable, runPbt } from "../sweep/run-pbt.ts";
 import { rungsOf, runSweep, type SweepContext, spaceOf, trialFlags, trialsOf } from "../sweep/run-sweep.ts";
 import { holdsSweep, readPlan, type SweepPlan, type SweepResult, writePlan } from "../sweep/sweep-record.ts";
@@ -55,16 +57,21 @@ export function sweepCommand(): Command {
     .option("--no-config", "read no configuration");
   return addRunOptions(command, { headings: true, without: "defaults" }).action(async (flags: SweepFlags, self: Command) => {
     const terminal = new Terminal();
+    const given = givenOptions<Record<string, unknown>>(self);
+    if (given.run !== undefined)
+      throw new EspalierError("bad-option", "--run names the directory of one run; that of a sweep, with its runs in it, is --sweep.");
     const plan = flags.resume ? readPlan(flags.sweep) : await newPlan(flags, self);
+    if (flags.resume) refuseOthers(plan, given, flags.sweep);
     const summary = await sweep(plan, flags, terminal);
     if (self.opts<{ json?: boolean }>().json) terminal.json(summary);
   });
 }
 
 function addDimension(text: string, given: Record<string, string> = {}): Record<string, string> {
-  const [, name, values] = /^\s*([A-Za-z][\w.]*)\s*=\s*(.+)$/s.exec(text) ?? [];
+  const [, name, values] = /^\s*([A-Za-z][\w.-]*)\s*=\s*(.+)$/s.exec(text) ?? [];
   if (name === undefined) throw new InvalidArgumentError("It must be name=values, e.g. rank=4,8,16.");
-  return { ...given, [name]: values! };
+  // As the flag is written, too: learning-rate is learningRate.
+  return { ...given, [name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())]: values! };
 }
 
 async function newPlan(flags: SweepFlags, command: Command): Promise<SweepPlan> {
@@ -86,6 +93,18 @@ async function newPlan(flags: SweepFlags, command: Command): Promise<SweepPlan> 
   if (strategy === "pbt") refuseUnchangeable(plan);
   writePlan(flags.sweep, plan);
   return plan;
+}
+
+/** A sweep goes on as it was begun: what is given beside --resume, and is not so in its plan, would be passed over in silence. */
+function refuseOthers(plan: SweepPlan, given: Readonly<Record<string, unknown>>, directory: string): void {
+  const planned: Readonly<Record<string, unknown>> = { ...plan.options, ...plan };
+  const free = ["resume", "sweep", "workers", "config", "json"];
+  const others = Object.keys(given).filter((key) => !free.includes(key) && JSON.stringify(given[key]) !== JSON.stringify(planned[key]));
+  if (others.length === 0) return;
+  throw new EspalierError(
+    "other-options",
+    `${directory} cannot be resumed with other options, and ${others.map(flagName).join(", ")} ${others.length === 1 ? "differs" : "differ"} from its own. Leave out what was given then, or start a new sweep with another --sweep.`,
+  );
 }
 
 /** As far as it was given. */
@@ -119,6 +138,10 @@ async function sweep(plan: SweepPlan, { sweep: directory, workers }: SweepFlags,
     terminal.line();
     for (const line of resultTable(results, names, rungs)) terminal.line(line);
     return conclude(plan, directory, results, terminal, schedule);
+  } catch (error) {
+    bar.stop();
+    if (error instanceof Interrupted) terminal.line(`Stopped. Continue with espalier sweep --resume --sweep ${directory}.`);
+    throw error;
   } finally {
     terminal.stopProgress();
     await executor.close();

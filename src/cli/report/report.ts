@@ -24,8 +24,6 @@ export interface ReportContent {
   samples: readonly SamplePair[];
 }
 
-export const reportFiles = ["report.md", "loss.svg"] as const;
-
 /** Writes `report.md` and `loss.svg` into a run that has ended. Returns the report's path. */
 export async function writeReport(run: string, content: ReportContent): Promise<string> {
   const metrics = readMetrics(run);

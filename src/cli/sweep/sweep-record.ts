@@ -8,7 +8,7 @@ import type { TrialResult } from "../../train/search/successive-halving.ts";
 import type { TrainSummary } from "../training/summary.ts";
 
 /** What a sweep searches and how, as `sweep.json` holds it. */
-export const sweepSchema = z.strictObject({
+const sweepSchema = z.strictObject({
   /** Options that all trials share. */
   options: z.record(z.string(), z.unknown()),
   /** As the command's option says it, by the option's name. */

@@ -34,7 +34,7 @@ const cells = { signed: 512, unsigned: 1024 } as const;
  * For each cell of that scale, the codes below its border and the place of the border within it: for a place u, ⌊guide[⌊u⌋] + (u − ⌊u⌋)⌋ is the code.
  * So one look-up finds the nearest of 256 values.
  */
-export function guideTable(signed: boolean): Float32Array {
+function guideTable(signed: boolean): Float32Array {
   const table = dynamicTable(signed);
   const size = signed ? cells.signed : cells.unsigned;
   const offset = signed ? size : 0;

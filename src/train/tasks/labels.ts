@@ -29,7 +29,7 @@ export function refuseUnknown(labels: readonly string[], examples: readonly Exam
 }
 
 /** The labels of the training examples in alphabetical order; every example must have one, and held-out labels must occur in training. */
-export function collectLabels(train: readonly Example[], heldOut: readonly Example[]): string[] {
+function collectLabels(train: readonly Example[], heldOut: readonly Example[]): string[] {
   return checkLabels([...new Set(train.map((e) => e.label))].sort() as string[], heldOut);
 }
 
