@@ -120,7 +120,10 @@ describe("--resume <run>", () => {
 
   test("a record that was damaged is refused by the key", async () => {
     mkdirSync("run");
-    writeFileSync(join("run", "run.json"), JSON.stringify({ options: { data: "x", rank: "many" }, files: {}, sha256: { data: "", model: "" } }));
+    writeFileSync(
+      join("run", "run.json"),
+      JSON.stringify({ options: { data: "x", rank: "many" }, files: {}, sha256: { data: "", model: "" } }),
+    );
     expect(refusal(await espalier("train", "--resume", "run"))).toContain("run.json is damaged: options.rank: It must be a whole number");
   });
 });
