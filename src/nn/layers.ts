@@ -1,5 +1,5 @@
 import type { Tensor, TypedArray, Variable } from "../graph/index.ts";
-import { add, embedding, layerNorm, linear, matmul, mul, rmsNorm } from "../ops/index.ts";
+import { add, embedding, layerNorm, mul, rmsNorm, weightProduct } from "../ops/index.ts";
 import { type Initializer, ones, zeros } from "./initializers.ts";
 import { Module, Parameter } from "./module.ts";
 
@@ -63,7 +63,7 @@ export class Linear extends LinearLayer {
   }
 
   forward(x: Tensor): Tensor {
-    const y = this.layout === "out-in" ? linear(x, this.weight.value) : matmul(x, this.weight.value);
+    const y = weightProduct(x, this.weight.value, this.layout);
     return this.bias ? add(y, this.bias.value) : y;
   }
 

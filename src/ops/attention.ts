@@ -11,7 +11,7 @@ import {
   subDims,
   type Tensor,
 } from "../graph/index.ts";
-import { computeDtype } from "./compute-dtype.ts";
+import { isIn16Bits } from "./compute-dtype.ts";
 import { defineOp, type Operands, shapeError } from "./define.ts";
 import { add, broadcastShapes, cast, lessOrEqual, mul, softcap, sub, where } from "./elementwise.ts";
 import { node } from "./emission.ts";
@@ -99,7 +99,7 @@ export function attentionOver(q: Tensor, sources: readonly KeyValues[], options:
 function mixed(scores: Tensor, sources: readonly KeyValues[]): Tensor {
   const [only, ...more] = sources;
   // Computed in 16 bits, the product rounds its operands, but the softmax stays as it is.
-  if (more.length === 0 && computeDtype() === "float32") return softmaxMatmulOp({ scores, v: only!.value }, {});
+  if (more.length === 0 && !isIn16Bits()) return softmaxMatmulOp({ scores, v: only!.value }, {});
   const weights = softmax(scores, -1);
   if (more.length === 0) return matmul(weights, only!.value);
   let start: Dim = 0;

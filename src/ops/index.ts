@@ -13,6 +13,7 @@ export * as emission from "./emission.ts";
 export * from "./flops.ts";
 export * from "./gather-nd.ts";
 export * from "./indexing.ts";
+export { trainedInt8Product, weightProduct } from "./int8-training.ts";
 export * from "./linear-cross-entropy.ts";
 export { type CrossEntropyOptions, crossEntropy, crossEntropyPerTarget } from "./loss.ts";
 export * from "./matmul.ts";

@@ -2,13 +2,15 @@ import { type Dim, dimsEqual, elementCount, type Node, shapesEqual, sizeOf, type
 import { type ComputeDtype, computeDtype, computingIn } from "./compute-dtype.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { add, cast, log, mul, softcap, sub, where } from "./elementwise.ts";
-import { dims, node } from "./emission.ts";
+import { dims, node, type Ref } from "./emission.ts";
 import { gather, gatherElements, scatterElementsAdd } from "./indexing.ts";
+import { computesInInt8, roundedColumns } from "./int8-training.ts";
 import { type CrossEntropyOptions, countedTargets, crossEntropyPerTarget } from "./loss.ts";
 import { linear, linearOf, matmul } from "./matmul.ts";
 import { expand, reshape, unsqueeze } from "./movement.ts";
+import { int8Linear } from "./quantized.ts";
 import { max, sum } from "./reduce.ts";
-import { inRowChunks } from "./row-chunks.ts";
+import { type Given, inRowChunks } from "./row-chunks.ts";
 import { softmax } from "./softmax.ts";
 
 export interface LinearCrossEntropyOptions extends Omit<CrossEntropyOptions, "labelSmoothing"> {
@@ -33,6 +35,8 @@ interface Attrs {
   /** What the products are computed in. */
   compute: ComputeDtype;
 }
+/** The weight as int8 [width, vocabulary] and the scale of each output, where the logits are computed in integers. No other product of the head is. */
+type Rounded = { rounded?: Tensor; scale?: Tensor };
 type Head = { hidden: Tensor; weight: Tensor; bias: Tensor | undefined };
 /** `targets` [rows, 1]. */
 type Inputs = Head & { targets: Tensor };
@@ -44,8 +48,8 @@ const computed =
     computingIn(dtype, () => fn(of));
 
 /** Logits [rows, vocabulary], and their slope in what the cap is put on, where there is one. */
-function logitsOf({ hidden, weight, bias }: Head, cap: number | undefined) {
-  const product = linear(hidden, weight);
+function logitsOf({ hidden, weight, bias, rounded, scale }: Head & Rounded, cap: number | undefined) {
+  const product = rounded && scale ? int8Linear(hidden, rounded, scale) : linear(hidden, weight);
   const raw = bias ? add(product, bias) : product;
   if (cap === undefined) return { logits: raw };
   const logits = softcap(raw, cap);
@@ -54,13 +58,23 @@ function logitsOf({ hidden, weight, bias }: Head, cap: number | undefined) {
 }
 
 /** The gradient of each row's loss for its logits before the cap, (softmax − one-hot) · slope, and what goes into that. */
-function logitGradient(inputs: Inputs, cap: number | undefined) {
+function logitGradient(inputs: Inputs & Rounded, cap: number | undefined) {
   const { logits, slope, bend } = logitsOf(inputs, cap);
   const probabilities = softmax(logits);
   // −1 of the targets' shape, without a word about that shape: the number of rows in a chunk may be unknown.
   const minusOne = sub(mul(cast(inputs.targets, logits.dtype), 0), 1);
   const capped = scatterElementsAdd(probabilities, inputs.targets, minusOne, -1);
   return { gradient: slope ? mul(capped, slope) : capped, probabilities, slope, bend };
+}
+
+/** What {@link Rounded} is in ONNX, once for all chunks. */
+function rounding(ref: Ref, { weight: { shape } }: Head, compute: ComputeDtype): { rounded?: Given; scale?: Given } {
+  if (compute !== "int8") return {};
+  const { weight, scale } = roundedColumns(ref, shape[0] as number);
+  return {
+    rounded: { ref: weight, type: { dtype: "int8", shape: [shape[1]!, shape[0]!] } },
+    scale: { ref: scale, type: { dtype: "float32", shape: [shape[0]!] } },
+  };
 }
 
 const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
@@ -80,7 +94,11 @@ const linearCrossEntropyOp = defineOp<Inputs, Attrs>({
         targets: { ref: targets, type: inputs.targets },
         ids: { ref: node("Reshape", [targets, dims([rows])]), type: { dtype: "int64", shape: [rows] } },
       },
-      whole: { weight: { ref: weight, type: inputs.weight }, bias: bias && { ref: bias, type: inputs.bias! } },
+      whole: {
+        weight: { ref: weight, type: inputs.weight },
+        bias: bias && { ref: bias, type: inputs.bias! },
+        ...rounding(weight, inputs, compute),
+      },
       fn: computed(compute, (of) => {
         const { logits, slope } = logitsOf(of as Head, cap);
         const probabilities = softmax(logits);
@@ -125,7 +143,11 @@ const headGradientOp = defineOp<HeadGradientInputs, Attrs>({
         targets: { ref: targets, type: inputs.targets },
         factors: { ref: factors, type: inputs.factors },
       },
-      whole: { weight: { ref: weight, type: inputs.weight }, bias: bias && { ref: bias, type: inputs.bias! } },
+      whole: {
+        weight: { ref: weight, type: inputs.weight },
+        bias: bias && { ref: bias, type: inputs.bias! },
+        ...rounding(weight, inputs, compute),
+      },
       fn: computed(compute, (of) => {
         const { gradient } = logitGradient(of as Inputs, cap);
         // A factor per row is cheaper on the side of the hidden states, which are narrower.
@@ -199,10 +221,8 @@ export function linearCrossEntropy(
 
   const { counted, ids, weights } = countedTargets(targets, hidden.dtype, options);
   const rows = reshape(where(unsqueeze(counted, -1), hidden, 0), [-1, hidden.shape.at(-1)!]);
-  const losses = linearCrossEntropyOp(
-    { hidden: rows, weight, bias, targets: reshape(ids, [-1, 1]) },
-    { cap, chunk, compute: computeDtype() },
-  );
+  const compute = computeDtype() === "int8" && !computesInInt8(weight) ? "float32" : computeDtype();
+  const losses = linearCrossEntropyOp({ hidden: rows, weight, bias, targets: reshape(ids, [-1, 1]) }, { cap, chunk, compute });
   // By selection, so that nothing about an ignored target can matter, an infinite weight included.
   return { losses: where(counted, mul(reshape(losses, targets.shape), weights), 0), weights };
 }

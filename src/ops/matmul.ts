@@ -149,7 +149,8 @@ export function matmulFlops(node: Node): number | undefined {
   let inner: Dim | undefined;
   if (node.op === matmulOp) inner = node.inputs.a!.shape.at(node.attrs.transposeA ? -2 : -1);
   else if (node.op.name === "SoftmaxMatMul") inner = node.inputs.v!.shape.at(-2);
-  else if (node.op.name === "Int8Linear" || node.op.name === "BlockLinear") inner = node.inputs.x!.shape.at(-1);
+  else if (node.op.name === "Int8Linear" || node.op.name === "TrainedInt8Product" || node.op.name === "BlockLinear")
+    inner = node.inputs.x!.shape.at(-1);
   if (inner === undefined) return undefined;
   const sizes = [...node.outputs[0]!.shape, inner];
   return sizes.every((d): d is number => typeof d === "number") ? 2 * elementCount(sizes) : undefined;

@@ -7,8 +7,9 @@
 import { type Dim, dimsEqual, reachable, type Tensor, type Traced } from "../graph/index.ts";
 import { defineOp, shapeError } from "./define.ts";
 import { cast, mul } from "./elementwise.ts";
-import { contrib, int64s, node, type Ref, scalar } from "./emission.ts";
+import { contrib, int64s, node, type Ref } from "./emission.ts";
 import { embedding } from "./indexing.ts";
+import { int8ProductNodes } from "./int8-product.ts";
 import { matmul } from "./matmul.ts";
 import { unsqueeze } from "./movement.ts";
 
@@ -33,29 +34,8 @@ const int8ProductOp = defineOp<Int8Operands, { transpose: boolean }>({
       throw shapeError("int8Linear", operands, `the scale needs one element for each of the ${columns} outputs`);
     return { dtype: "float32", shape: [...x.shape.slice(0, -1), columns] };
   },
-  emit: ({ x, weight, scale }, { transpose }, { provider }) => {
-    // Each row's largest magnitude becomes 127. A row of zeros must not divide by zero.
-    const largest = node("ReduceMax", [node("Abs", [x]), int64s([-1])], { keepdims: 1 });
-    const range = node("Max", [largest, scalar("float32", 1e-30)]);
-    const relative = node("Div", [x, range]);
-    const step = scalar("float32", 1 / 127);
-    const w = transpose ? node("Transpose", [weight], { perm: [1, 0] }) : weight;
-    if (provider !== "webgpu") {
-      // Unsigned rows around 128: ONNX Runtime has a vectorised product of uint8 with int8, but none of int8 with int8.
-      const middle = scalar("uint8", 128);
-      const rows = node("QuantizeLinear", [relative, step, middle]);
-      if (provider === "onnx") {
-        const sums = node("Cast", [node("MatMulInteger", [rows, w, middle])], { to: { dtype: "float32" } });
-        const product = node("Mul", [sums, node("Mul", [range, step])]);
-        return scale ? node("Mul", [product, scale]) : product;
-      }
-      return node("Mul", [node("MatMulIntegerToFloat", [rows, w, step, scale ?? scalar("float32", 1), middle], {}, contrib), range]);
-    }
-    const rows = node("Round", [node("Mul", [relative, scalar("float32", 127)])]);
-    const product = node("MatMul", [rows, node("Cast", [w], { to: { dtype: "float32" } })]);
-    const y = node("Mul", [product, node("Mul", [range, step])]);
-    return scale ? node("Mul", [y, scale]) : y;
-  },
+  emit: ({ x, weight, scale }, { transpose }, { provider }) =>
+    int8ProductNodes(x, transpose ? node("Transpose", [weight], { perm: [1, 0] }) : weight, scale, provider),
   // Rounding has slope one here (straight-through), and the gradient is rounded row by row in its turn: gradients differ in size between rows.
   grad: ({ weight, scale }, dy, { transpose }) => ({
     x: int8Product(scale ? mul(dy, scale) : dy, weight, undefined, !transpose),

@@ -14,11 +14,11 @@ import { readStorage } from "./stored-values.ts";
 export interface CpuOptions {
   /** Threads of one operator. Default: the machine's cores. */
   threads?: number;
+  /** What training computes matrix products in. The processor has no products in 16 bits, graphics processors none in int8. Default "float32". */
+  compute?: ComputeDtype;
 }
 
 export interface GpuOptions extends CpuOptions {
-  /** What training computes matrix products in. Default "float32". */
-  compute?: ComputeDtype;
   /**
    * Whether weights and moments stay in the graphics processor's memory from step to step; `Device.toHost` brings them back. WebGPU can, ONNX Runtime's
    * CUDA provider cannot from Node. Default false: they pass through the host.

@@ -16,12 +16,17 @@ export type DeviceName = (typeof deviceNames)[number];
  */
 export async function openDevice(name: DeviceName, { compute = "float32", ...options }: GpuOptions = {}): Promise<Device> {
   if (name === "cpu") {
-    if (compute === "float32") return cpu(options);
+    if (compute === "float32" || compute === "int8") return cpu({ ...options, compute });
     throw new EspalierError(
       "unsupported-compute",
-      `The processor has no matrix products in ${compute}: ONNX Runtime would widen every operand first. Compute in float32, or choose a graphics processor.`,
+      `The processor has no matrix products in ${compute}: ONNX Runtime would widen every operand first. Compute in float32 or int8, or choose a graphics processor.`,
     );
   }
+  if (compute === "int8")
+    throw new EspalierError(
+      "unsupported-compute",
+      "Products in int8 are for the processor. Compute in float32 or 16 bits, or choose the device cpu.",
+    );
   if (!knownProviders().includes(name))
     throw new EspalierError(
       "no-device",
