@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { createInterface } from "node:readline";
 import type { BaseDtype } from "../src/models/index.ts";
+import type { ComputeDtype } from "../src/ops/index.ts";
 import { median, round, settle } from "./machine.ts";
 import { layersOf, type StepSpec } from "./shapes.ts";
 
@@ -12,8 +13,16 @@ const theirWays: Readonly<Record<string, readonly string[]>> = {
   "bfloat16 autocast, eager": ["--bf16"],
 };
 
-/** How we run it. An integer base is for adapters only: what is trained must be float32. */
-const ourWays = ({ lora }: StepSpec): Readonly<Record<string, BaseDtype>> => ({ float32: "f32", ...(lora && { "int8 base": "int8" }) });
+interface OurWay {
+  base: BaseDtype;
+  compute: ComputeDtype;
+}
+
+/** How we run it. An integer base is for adapters, products in integers are for weights that are trained. */
+const ourWays = ({ lora }: StepSpec): Readonly<Record<string, OurWay>> => ({
+  float32: { base: "f32", compute: "float32" },
+  ...(lora ? { "int8 base": { base: "int8", compute: "float32" } } : { "int8 products": { base: "f32", compute: "int8" } }),
+});
 
 /** The Python to ask: `ESPALIER_PYTHON`, or the one on the path. */
 export const python = process.env.ESPALIER_PYTHON ?? "python3";
@@ -41,7 +50,10 @@ export async function comparePeers(directory: string, spec: StepSpec, rounds: nu
   if (missing) return { peer: missing };
   const given = JSON.stringify({ ...spec, layers: layersOf(spec) });
   const commands = {
-    ...named("ours", ourWays(spec), (dtype) => [process.execPath, "--import", "tsx", "bench/training-step.ts", directory, dtype, given]),
+    ...named("ours", ourWays(spec), ({ base, compute }) => [
+      ...[process.execPath, "--import", "tsx", "bench/training-step.ts"],
+      ...[directory, base, compute, given],
+    ]),
     ...named("theirs", theirWays, (flags) => [python, "bench/peer/step.py", directory, given, ...flags]),
   };
   const contestants = new Map<string, Contestant>();

@@ -1,5 +1,5 @@
 /**
- * A training step of {@link StepSpec} on a checkpoint, with random batches, AdamW and clipping; as a program (`training-step.ts <directory> <base dtype> <spec>`) a process
+ * A training step of {@link StepSpec} on a checkpoint, with random batches, AdamW and clipping; as a program (`training-step.ts <directory> <base dtype> <compute> <spec>`) a process
  * that answers in lines of JSON: its peak memory after two steps, then for each line of input the time of one more step.
  */
 import { createInterface } from "node:readline";
@@ -8,6 +8,7 @@ import { Random, type Traced } from "../src/graph/index.ts";
 import { lora } from "../src/methods/index.ts";
 import { type BaseDtype, loadCausalLM, loadImageClassifier, loadSequenceClassifier, setBaseDtype } from "../src/models/index.ts";
 import type { Module } from "../src/nn/index.ts";
+import type { ComputeDtype } from "../src/ops/index.ts";
 import { type Device, type HostTensor, hostTensor } from "../src/runtime/index.ts";
 import { cpu } from "../src/runtime/node.ts";
 import { applyWeights } from "../src/train/method.ts";
@@ -33,7 +34,7 @@ export async function openStep(directory: string, spec: StepSpec, baseDtype: Bas
   setBaseDtype(model, baseDtype);
   if (spec.lora) applyWeights(model, [lora({ rank: spec.lora.rank, targets: [...spec.lora.targets] })]);
   const optimizer = adamW({ learningRate: 1e-3 }).create(oneGroup(model.trainableParameters()));
-  const traceWith = (objective: Objective) => traceStep(batch, { objective, optimizer, maxGradientNorm: 1 });
+  const traceWith = (objective: Objective) => traceStep(batch, { objective, optimizer, maxGradientNorm: 1, compute: device.compute });
   const began = performance.now();
   const traced = traceWith(objective);
   const program = await device.compile(traced);
@@ -82,8 +83,8 @@ export function openModel(directory: string, { shape, batch, time = 0 }: StepSpe
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const [directory, baseDtype, spec] = process.argv.slice(2) as [string, BaseDtype, string];
-  const { step, dispose } = await openStep(directory, JSON.parse(spec), baseDtype);
+  const [directory, baseDtype, compute, spec] = process.argv.slice(2) as [string, BaseDtype, ComputeDtype, string];
+  const { step, dispose } = await openStep(directory, JSON.parse(spec), baseDtype, cpu({ compute }));
   await step();
   await step();
   // The kernel keeps the largest resident size, inside steps too; it counts in kB. Mapped weights are part of it.
