@@ -121,7 +121,7 @@ export const dataOptions = {
   cache: option(toggle().default(true), { help: "keep no token ids for the next run", free: true }),
 };
 
-export const modelOptions = {
+const modelOptions = {
   model: option(text().default(defaultModel), {
     help: "base model: a directory, a .gguf file, or a name on the Hugging Face Hub",
     value: "<model>",
@@ -158,7 +158,7 @@ export const methodOptions = {
   }),
 };
 
-export const trainingOptions = {
+const trainingOptions = {
   epochs: option(between(0.001).optional(), { help: "passes over the data", value: "<n>", byDefault: "1" }),
   steps: option(whole(1).optional(), { help: "optimizer steps, in place of epochs", value: "<n>" }),
   batchSize: option(whole(1).default(16), { help: "sequences per batch", value: "<n>" }),
@@ -204,7 +204,7 @@ export const trainingOptions = {
   seed: option(whole(0).default(0), { help: "seed of split, order, initial values and dropout", value: "<n>" }),
 };
 
-export const directoryOptions = {
+const directoryOptions = {
   run: option(text().optional(), {
     help: "run directory",
     value: "<directory>",
@@ -222,10 +222,10 @@ export const directoryOptions = {
   evaluateEvery: option(whole(1).optional(), { help: "steps between evaluations", value: "<steps>", byDefault: "at the end", free: true }),
 };
 
-export const machineOptions = {
+const machineOptions = {
   device: option(oneOf(deviceNames).default("cpu"), { help: "what computes", value: "<name>", free: true }),
   compute: option(oneOf(computeDtypes).default("float32"), {
-    help: "type of the operands of matrix products; 16 bits on graphics processors only",
+    help: "type of the operands of matrix products; 16 bits on graphics processors only, int8 (full training) on the processor only",
     value: "<type>",
   }),
   baseline: option(toggle().default(true), { help: "do not measure the base model first", free: true }),
