@@ -3,7 +3,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { makeDirectory, readJsonObject } from "../checkpoints/index.ts";
 import { EspalierError, fewProblems, show } from "../graph/index.ts";
-import { RunDirectory } from "../train/run-directory.ts";
+import { type CheckpointPlace, RunDirectory } from "../train/run-directory.ts";
 import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
 import { flagName, type RunOption } from "./config/run-option.ts";
 import { type RunConfig, runOptions, runSchema } from "./config/run-options.ts";
@@ -22,12 +22,16 @@ export interface RunFlags {
 /** Options that may change when a run is resumed, because the trained weights do not depend on them. */
 const isFree = (key: string): boolean => (runOptions as Readonly<Record<string, RunOption>>)[key]?.free ?? false;
 
-/** Chooses the run directory: never one that holds a run already, unless that run is resumed or replaced. Nothing is written. */
+/**
+ * Chooses the run directory: never one that holds a run already, unless that run is replaced, or resumed with the options that it was started with.
+ * Nothing is written.
+ */
 export function chooseRun(flags: RunFlags): string {
   const base = flags.run ?? join("runs", basename(dataSources(flags.data)[0]!.path).replace(/\.\w+$/, ""));
   if (flags.resume) {
     if (!holdsRun(base))
       throw new EspalierError("nothing-to-resume", `${base} holds no run to resume. Name it with --run, or leave --resume out.`);
+    refuseOtherOptions(base, { ...flags });
     return base;
   }
   if (flags.replace || !holdsRun(base)) return base;
@@ -58,10 +62,10 @@ export function checkWritable(run: string): void {
 }
 
 /**
- * Makes the directory ready for training: an old run is removed if it is to be replaced, and a resumed run is checked to be the same run.
- * Returns whether there is a checkpoint to go on from; a run that was stopped before its first one begins anew.
+ * Makes the directory ready for training: an old run is removed if it is to be replaced, and a resumed run is checked to start from the same things.
+ * Returns the checkpoint to go on from; a run that was stopped before its first one begins anew.
  */
-export function prepareRun(run: string, flags: RunFlags, inputs: RunInputs): boolean {
+export function prepareRun(run: string, flags: RunFlags, inputs: RunInputs): CheckpointPlace | undefined {
   if (flags.replace) {
     if (clearingTouches(run, flags.model))
       throw new EspalierError(
@@ -70,10 +74,12 @@ export function prepareRun(run: string, flags: RunFlags, inputs: RunInputs): boo
       );
     clearRun(run);
   }
-  if (!flags.resume) return false;
-  refuseOtherRun(run, { ...flags }, inputs);
-  return new RunDirectory(run).latestCheckpoint() !== undefined;
+  if (!flags.resume) return undefined;
+  refuseOtherInputs(run, { ...flags }, inputs);
+  return new RunDirectory(run).latestCheckpoint();
 }
+
+const advice = "Give the same, or start a new run with another --run.";
 
 const filesSchema = z.record(z.string(), z.object({ sha256: z.string(), bytes: z.number() }));
 
@@ -104,10 +110,18 @@ function recorded(file: string): z.output<typeof recordedSchema> {
   );
 }
 
-/** A resumed run gives the numbers of an uninterrupted one, so it must start from the same things with the same options. */
-function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, now: RunInputs): void {
+/** A resumed run gives the numbers of an uninterrupted one, so its options must be the same, */
+function refuseOtherOptions(run: string, flags: Readonly<Record<string, unknown>>): void {
+  const { options } = recorded(join(run, "run.json"));
+  const changed = Object.keys(runOptions).filter((key) => !isFree(key) && JSON.stringify(options[key]) !== JSON.stringify(flags[key]));
+  if (changed.length === 0) return;
+  const list = fewProblems(changed.map((key) => `${flagName(key)} was ${given(options[key])} and is now ${given(flags[key])}`));
+  throw new EspalierError("resume-mismatch", `${run} cannot be resumed with other options: ${list.join("; ")}. ${advice}`);
+}
+
+/** and what it starts from. */
+function refuseOtherInputs(run: string, flags: Readonly<Record<string, unknown>>, now: RunInputs): void {
   const { options, sha256, files } = recorded(join(run, "run.json"));
-  const advice = "Give the same, or start a new run with another --run.";
   for (const [name, what] of Object.entries({ data: "data", evalData: "held-out data", model: "base model" }) as [
     keyof Fingerprints,
     string,
@@ -119,11 +133,6 @@ function refuseOtherRun(run: string, flags: Readonly<Record<string, unknown>>, n
       "resume-mismatch",
       `${run} cannot be resumed with other ${what}: it was started with ${describe(options, sha256)}, and now there is ${describe(flags, now.sha256)}.${name === "model" ? "" : changes(files[name], now.files[name])} ${advice}`,
     );
-  }
-  const changed = Object.keys(runOptions).filter((key) => !isFree(key) && JSON.stringify(options[key]) !== JSON.stringify(flags[key]));
-  if (changed.length > 0) {
-    const list = fewProblems(changed.map((key) => `${flagName(key)} was ${given(options[key])} and is now ${given(flags[key])}`));
-    throw new EspalierError("resume-mismatch", `${run} cannot be resumed with other options: ${list.join("; ")}. ${advice}`);
   }
 }
 

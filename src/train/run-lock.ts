@@ -53,6 +53,13 @@ export function lockRun(directory: string): RunLock {
   };
 }
 
+/** Refuses a directory that another process writes, as {@link lockRun} does, and leaves nothing behind. */
+export function refuseLocked(directory: string): void {
+  const path = join(directory, lockFile);
+  const holder = ownerOf(path);
+  if (typeof holder === "object") refuseLive(holder, path, directory);
+}
+
 /** Takes the lock at `path`; returns how to give it back. */
 function acquire(path: string, directory: string): () => void {
   const nonce = randomBytes(6).toString("hex");

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
@@ -144,6 +144,10 @@ describe("--resume", () => {
     expect(refusal(await train(run, "--resume", "--rank", "4", "--learning-rate", "1"))).toContain(
       "cannot be resumed with other options: --rank was 8 and is now 4; --learning-rate was 0.001 and is now 1.",
     );
+    // Before data are read.
+    expect(refusal(await espalier("train", "--resume", run, "--rank", "4", "--data", at("nowhere.jsonl")))).toContain(
+      "with other options: --rank",
+    );
     expect(summary(await train(run, "--resume", "--evaluate-every", "1", "--json"))).toMatchObject({ steps: 4 });
   });
 
@@ -186,6 +190,9 @@ describe("--resume", () => {
     while (!existsSync(join(run, "run.lock")) && child.exitCode === null) await setTimeout(10);
     for (const flag of ["--resume", "--replace"])
       expect(refusal(await train(run, flag))).toContain(`${run} is being written by process ${child.pid}: two runs in one directory`);
+    // Before data are read.
+    const missing = ["--data", at("nowhere.jsonl"), "--run", run, "--replace"];
+    expect(refusal(await espalier(...base, ...missing))).toContain(`is being written by process ${child.pid}`);
     child.kill("SIGKILL");
     expect(await done, outcome.stderr).toMatchObject({ signal: "SIGKILL" });
     // Its lock stays, and is worth nothing now.
@@ -196,6 +203,30 @@ describe("--resume", () => {
 });
 
 describe("a run", () => {
+  test("whose rules fit no parameter is refused before the base is measured, and one that it would replace stays", async () => {
+    const run = await trained("ruled");
+    const before = files(run);
+    const outcome = await train(run, "--replace", "--groups", '[{"match": "nothing.*", "learningRateFactor": 2}]');
+    expect(refusal(outcome)).toContain('groups: "nothing.*" fits no trained parameter.');
+    expect(outcome.stdout).not.toContain("base ");
+    expect(files(run)).toEqual(before);
+  });
+
+  test("that goes on shows the step that it goes on from, and one duplicate is one", async () => {
+    const twice = at("twice.jsonl");
+    const lines = readFileSync(data, "utf8");
+    writeFileSync(twice, lines + lines.slice(0, lines.indexOf("\n") + 1));
+    const run = at("going-on");
+    const first = await espalier(...base, "--data", twice, "--run", run);
+    expect(first.stdout).toContain("train 0/4  compiling the step");
+    expect(first.stdout).toMatch(/^1 duplicate was removed\.$/m);
+    rmSync(join(run, "checkpoints/step-4"), { recursive: true });
+    const { code, stdout } = await espalier("train", "--resume", run);
+    expect(code).toBe(0);
+    expect(stdout).toContain("train 2/4  compiling the step");
+    expect(stdout).not.toContain("train 0/4");
+  });
+
   test("that cannot be written is refused before anything is computed", async () => {
     const { code, stdout, stderr } = await train(join(data, "run"));
     expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringMatching(/data\.jsonl\/run: cannot be created \(ENOTDIR/) });

@@ -17,12 +17,16 @@ export class RunDisplay {
   #firstStep: number | undefined;
   #began = performance.now();
 
-  constructor(terminal: Terminal, { steps, directory, tensorboard }: { steps: number; directory: string; tensorboard: boolean }) {
+  /** @param from the step that the run goes on from; 0 for a new one */
+  constructor(
+    terminal: Terminal,
+    { from, steps, directory, tensorboard }: { from: number; steps: number; directory: string; tensorboard: boolean },
+  ) {
     this.#terminal = terminal;
     this.#directory = directory;
     this.#tensorboard = tensorboard;
     this.#bar = terminal.progress("train", steps);
-    this.#bar.update(0, "compiling the step");
+    if (from < steps) this.#bar.update(from, "compiling the step");
   }
 
   step({ step, steps, loss, learningRate, gradientNorm, tokensPerSecond, memory }: StepReport): void {

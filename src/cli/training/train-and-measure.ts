@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { EspalierError, elementCount } from "../../graph/index.ts";
 import type { DecoderModel } from "../../models/index.ts";
@@ -7,10 +8,10 @@ import { availableMemory } from "../../train/available-memory.ts";
 import { memoryAdvice } from "../../train/memory-advice.ts";
 import { applyWeights } from "../../train/method.ts";
 import { optimizerByName } from "../../train/optimizers/index.ts";
-import { loraPlus } from "../../train/parameter-groups.ts";
+import { loraPlus, parameterGroups } from "../../train/parameter-groups.ts";
 import { StepProfiler } from "../../train/profile/index.ts";
 import { RunDirectory } from "../../train/run-directory.ts";
-import { lockRun, type RunLock } from "../../train/run-lock.ts";
+import { lockRun, type RunLock, refuseLocked } from "../../train/run-lock.ts";
 import { schedule } from "../../train/schedules.ts";
 import type { Task } from "../../train/tasks/task.ts";
 import type { TrainResult } from "../../train/train-options.ts";
@@ -64,6 +65,9 @@ async function trainLocked(
   const seconds = () => (performance.now() - started) / 1000;
   checkBaseDtype(flags);
   const run = chooseRun(flags);
+  // What stands in the way is said before data and model are read. The lock itself is taken after them: until then there is nothing to guard.
+  if (existsSync(run)) checkWritable(run);
+  refuseLocked(run);
   const local = { ...flags, model: directory };
   const device = await openDevice(flags.device, { compute: flags.compute, ...(flags.threads !== undefined && { threads: flags.threads }) });
   const prepared = await prepareTask(local, device, terminal);
@@ -87,11 +91,14 @@ async function trainLocked(
     weightDecay: flags.weightDecay,
     ...flags.optimizerOptions,
   });
+  const groups = [...(flags.groups ?? []), ...(flags.loraPlusRatio === undefined ? [] : loraPlus(flags.loraPlusRatio))];
+  parameterGroups(groups, [...model.trainableParameters(), ...(task.objective.parameters ?? [])]);
   const rates = schedule(flags.schedule, { warmup: flags.warmup, ...flags.scheduleOptions });
   checkWritable(run);
   const lock = lockOf(run);
   const inputs = runInputs(local, prepared.hashes);
-  const resume = prepareRun(run, local, inputs);
+  const checkpoint = prepareRun(run, local, inputs);
+  const resume = checkpoint !== undefined;
   if (flags.resume && !resume) terminal.line(`${run} has no checkpoint yet: the run begins anew.`);
   const before = await baseline();
   const asked = flags.report && !pause ? sampler(prepared, device) : undefined;
@@ -102,14 +109,14 @@ async function trainLocked(
   const settings = { model, objective: task.objective, data: task.train, methods, optimizer, ...stepSettings(flags) };
   const warning = memoryAdvice(await trainingMemory(settings), availableMemory());
   if (warning) terminal.line(warning);
-  const display = new RunDisplay(terminal, { steps, directory: run, tensorboard: flags.tensorboard });
+  const display = new RunDisplay(terminal, { from: checkpoint?.step ?? 0, steps, directory: run, tensorboard: flags.tensorboard });
   const machine = environment();
   const profiler = flags.profile ? new StepProfiler(device, { directory: join(run, "profile") }) : undefined;
   const result = await train({
     ...settings,
     device,
     schedule: rates,
-    groups: [...(flags.groups ?? []), ...(flags.loraPlusRatio === undefined ? [] : loraPlus(flags.loraPlusRatio))],
+    groups,
     ...(flags.average !== undefined && { average: { decay: flags.average } }),
     steps,
     ...(pauseAt !== undefined && { pauseAt }),

@@ -110,6 +110,7 @@ function hold(
   const groupsOf = (texts: readonly string[]) =>
     cachedDuplicateGroups(texts, { cache, onNotice: (message) => terminal.line(message), onProgress });
   const { train, heldOut, duplicatesRemoved } = splitExamples(examples, { heldOut: share, seed, groupsOf });
-  if (duplicatesRemoved > 0) terminal.line(`${duplicatesRemoved} duplicates were removed.`);
+  if (duplicatesRemoved > 0)
+    terminal.line(duplicatesRemoved === 1 ? "1 duplicate was removed." : `${duplicatesRemoved} duplicates were removed.`);
   return { train, heldOut };
 }
