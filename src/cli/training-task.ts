@@ -1,9 +1,11 @@
 import { openCheckpoint } from "../checkpoints/index.ts";
 import { holdsConversations } from "../data/conversations.ts";
+import { dataFiles } from "../data/data-files.ts";
 import { firstRecord } from "../data/first-record.ts";
 import { holdsImages } from "../data/image-examples.ts";
 import type { Example } from "../data/index.ts";
 import { cacheDirectory } from "../data/records.ts";
+import { statsOf } from "../data/text-file.ts";
 import { EspalierError } from "../graph/index.ts";
 import type { Family } from "../models/family.ts";
 import { familyOf, setBaseDtype } from "../models/index.ts";
@@ -31,11 +33,7 @@ export interface PreparedTask extends Pick<TrainingData, "heldOut" | "hashes"> {
 
 /** Reads data and model of `espalier train`. */
 export async function prepareTask(flags: TrainFlags, device: Device, terminal: Terminal): Promise<PreparedTask> {
-  const { config, configFile } = openCheckpoint(flags.model);
-  const family = familyOf(config, configFile);
-  const sources = dataSources(flags.data);
-  const kind = chooseKind(flags, sources, family);
-  refuseForeignOptions(kind, flags);
+  const { config, family, sources, kind } = chosenTask(flags);
   const patience = new Patience(terminal);
   const context: DataContext = { kind, sources, flags, device, terminal, patience, cache: flags.cache ? cacheDirectory() : false };
   const data = flags.streaming ? await streamedData(context) : wholeData(context);
@@ -52,6 +50,19 @@ export async function prepareTask(flags: TrainFlags, device: Device, terminal: T
   const { majority } = task;
   if (majority) terminal.line(`Held-out majority class "${majority.label}": accuracy ${majority.accuracy.toFixed(4)}.`);
   return { task: learnt, kind, loaded, record, heldOut, hashes };
+}
+
+/** What is learnt, and from what. Of the data only the beginnings are read, of the model only what it is. */
+export function chosenTask(flags: TrainFlags) {
+  const { config, configFile } = openCheckpoint(flags.model);
+  const family = familyOf(config, configFile);
+  const sources = dataSources(flags.data);
+  const kind = chooseKind(flags, sources, family);
+  refuseForeignOptions(kind, flags);
+  // What a directory must hold depends on the task.
+  for (const path of [...sources.map(({ path }) => path), ...(flags.evalData === undefined ? [] : [flags.evalData])])
+    if (!statsOf(path)?.isDirectory()) dataFiles(path);
+  return { config, family, sources, kind };
 }
 
 /** The task that is named, or that all sources look like. */

@@ -64,7 +64,7 @@ describe("espalier sweep", () => {
       .split("\n");
     writeFileSync(join(at("cut"), "trials.jsonl"), `${lines.slice(0, 2).join("\n")}\n`);
     appendFileSync(join(at("cut"), "trials.jsonl"), lines[2]!.slice(0, 40));
-    summary(await espalier("sweep", "--resume", "--sweep", at("cut"), "--json"));
+    summary(await espalier("sweep", "--resume", at("cut"), "--json"));
     const same = (found: { results: { trial: number; score: number; values: object }[] }) =>
       found.results.map(({ trial, score, values }) => ({ trial, score, values }));
     expect(same(results(at("cut")))).toEqual(same(whole));
@@ -74,6 +74,9 @@ describe("espalier sweep", () => {
     expect(same(summary(await espalier(...resume, "--json")) as Parameters<typeof same>[0])).toEqual(same(whole));
     expect(refusal(await espalier(...resume, "--learning-rate", "0.5", "--trials", "99"))).toMatch(
       /cannot be resumed with other options, and --learning-rate, --trials differ from its own|--trials, --learning-rate differ/,
+    );
+    expect(refusal(await espalier("sweep", "--resume", at("cut"), "--sweep", at("whole")))).toContain(
+      `--resume names the sweep ${at("cut")} and --sweep another one, ${at("whole")}.`,
     );
     expect(refusal(await espalier(...flags, "--run", at("elsewhere")))).toContain("that of a sweep, with its runs in it, is --sweep");
   });
@@ -166,6 +169,12 @@ describe("espalier sweep", () => {
   });
 
   test.each([
+    [["--space", "rank=2,4", "--data", at("nope.txt")], "nope.txt"],
+    [["--space", "rank=2,4", "--task", "classification", "--data", at("nope.jsonl")], "nope.jsonl"],
+    [["--space", "rank=2,4", "--eval-data", at("nope.csv")], "nope.csv"],
+    [["--space", `model=${JSON.stringify(model)},${at("nope")}`], "nope: cannot be opened"],
+    [["--space", "rank=2,4", "--task", "seq2seq"], "cannot be trained for seq2seq"],
+    [["--space", "beta=0.1,0.2"], "--beta is an option of"],
     [["--space", "rnak=1,2"], 'there is no option "rnak"; nearest: rank'],
     [["--strategy", "pbt", "--space", "rank=2,4"], "rank cannot change there"],
     [["--space", "data=a,b"], "data is the same for all trials"],
@@ -176,6 +185,16 @@ describe("espalier sweep", () => {
     const sweep = at("refused");
     expect(refusal(await espalier(...base, "--strategy", "grid", ...flags, "--sweep", sweep))).toContain(message);
     expect(existsSync(sweep)).toBe(false);
+  });
+
+  test.each(["random", "halving"])("%s draws no setting twice, and says when there are no more", async (strategy) => {
+    const sweep = at(`all-${strategy}`);
+    const flags = ["--steps", "2", "--strategy", strategy, "--space", "rank=2,4", "--sweep", sweep, "--json"];
+    const outcome = await espalier(...base, ...flags);
+    const { trials, results } = summary(outcome) as { trials: number; results: { values: { rank: number } }[] };
+    expect(trials).toBe(2);
+    expect(results.map(({ values }) => values.rank).sort()).toEqual([2, 4]);
+    expect(outcome.stdout).toMatch(/^2 trials of rank.*\. 2 settings are all there are\.$/m);
   });
 
   test("where every trial fails, the first reason is told", async () => {

@@ -11,7 +11,8 @@ import { flagName } from "../config/run-option.ts";
 import { type RunConfig, recordedRunOptions } from "../config/run-options.ts";
 import { integer, number } from "../options.ts";
 import { Interrupted } from "../signals.ts";
-import { type PbtSweep, partsOf, refuseUnchangeable, runPbt } from "../sweep/run-pbt.ts";
+import { checkPlan } from "../sweep/check-plan.ts";
+import { type PbtSweep, partsOf, runPbt } from "../sweep/run-pbt.ts";
 import { rungsOf, runSweep, type SweepContext, spaceOf, trialFlags, trialsOf } from "../sweep/run-sweep.ts";
 import { holdsSweep, readPlan, type SweepPlan, type SweepResult, writePlan } from "../sweep/sweep-record.ts";
 import { threadsPerWorker, trialExecutor } from "../sweep/worker-pool.ts";
@@ -28,7 +29,7 @@ interface SweepFlags {
   metric?: string;
   workers: number;
   sweep: string;
-  resume?: boolean;
+  resume?: string | true;
 }
 
 const ownKeys = ["space", "strategy", "trials", "points", "factor", "smallest", "ready", "metric", "workers", "sweep", "resume"] as const;
@@ -52,7 +53,7 @@ export function sweepCommand(): Command {
     .option("--metric <name>", "what is compared (default: the task's own)")
     .option("--workers <n>", "trials at once, each in a process of its own", integer(1), 1)
     .option("--sweep <directory>", "directory of the sweep", "runs/sweep")
-    .option("--resume", "continue the sweep in that directory")
+    .option("--resume [directory]", "continue the sweep in that directory; without one, that of --sweep")
     .option("--config <file>", "options of the runs (default: espalier.config.ts, if there is one)")
     .option("--no-config", "read no configuration");
   return addRunOptions(command, { headings: true, without: "defaults" }).action(async (flags: SweepFlags, self: Command) => {
@@ -60,6 +61,14 @@ export function sweepCommand(): Command {
     const given = givenOptions<Record<string, unknown>>(self);
     if (given.run !== undefined)
       throw new EspalierError("bad-option", "--run names the directory of one run; that of a sweep, with its runs in it, is --sweep.");
+    if (typeof flags.resume === "string") {
+      if (given.sweep !== undefined && given.sweep !== flags.resume)
+        throw new EspalierError(
+          "bad-option",
+          `--resume names the sweep ${flags.resume} and --sweep another one, ${given.sweep}. Leave --sweep out.`,
+        );
+      flags.sweep = flags.resume;
+    }
     const plan = flags.resume ? readPlan(flags.sweep) : await newPlan(flags, self);
     if (flags.resume) refuseOthers(plan, given, flags.sweep);
     const summary = await sweep(plan, flags, terminal);
@@ -89,8 +98,7 @@ async function newPlan(flags: SweepFlags, command: Command): Promise<SweepPlan> 
     Object.assign(options, { schedule: "constant", warmup: 0 }, scheduleOf(resolved.config?.config), scheduleOf(given));
   const plan = { options, space, strategy, trials, points, factor, smallest, ready, ...(metric && { metric }), seed: options.seed };
   // Whatever is wrong with it is said before anything is written.
-  for (const [trial, values] of trialsOf(plan).entries()) trialFlags(flags.sweep, plan, trial, values, undefined);
-  if (strategy === "pbt") refuseUnchangeable(plan);
+  await checkPlan(plan, flags.sweep);
   writePlan(flags.sweep, plan);
   return plan;
 }
@@ -118,8 +126,9 @@ async function sweep(plan: SweepPlan, { sweep: directory, workers }: SweepFlags,
   const isPbt = plan.strategy === "pbt";
   const [count, rungs] = [trialsOf(plan).length, rungsOf(plan)];
   const total = isPbt ? count * partsOf(plan) : count;
+  const all = (plan.strategy === "random" || plan.strategy === "halving") && count < plan.trials;
   terminal.line(
-    `${count} ${isPbt ? `members, trained in ${partsOf(plan)} parts, that vary` : "trials of"} ${names.join(", ")}${rungs.length > 1 ? `, compared after ${rungs.map((share) => `${+(100 * share).toFixed(1)} %`).join(", ")} of the steps` : ""}.`,
+    `${count} ${isPbt ? `members, trained in ${partsOf(plan)} parts, that vary` : count === 1 ? "trial of" : "trials of"} ${names.join(", ")}${rungs.length > 1 ? `, compared after ${rungs.map((share) => `${+(100 * share).toFixed(1)} %`).join(", ")} of the steps` : ""}.${all ? ` ${count === 1 ? "1 setting is all there is" : `${count} settings are all there are`}.` : ""}`,
   );
   const executor = trialExecutor(workers);
   const bar = terminal.progress("sweep", total);
@@ -140,7 +149,7 @@ async function sweep(plan: SweepPlan, { sweep: directory, workers }: SweepFlags,
     return conclude(plan, directory, results, terminal, schedule);
   } catch (error) {
     bar.stop();
-    if (error instanceof Interrupted) terminal.line(`Stopped. Continue with espalier sweep --resume --sweep ${directory}.`);
+    if (error instanceof Interrupted) terminal.line(`Stopped. Continue with espalier sweep --resume ${directory}.`);
     throw error;
   } finally {
     terminal.stopProgress();
@@ -153,7 +162,10 @@ function conclude(plan: SweepPlan, directory: string, results: readonly SweepRes
   const [best] = results;
   const failed = results.filter(({ score }) => score === null).length;
   if (!best || best.score === null)
-    throw new EspalierError("sweep-failed", `Every trial failed; the first with: ${best?.error ?? "nothing"}`);
+    throw new EspalierError(
+      "sweep-failed",
+      `Every trial failed; the first with: ${best?.error ?? "nothing"} What they said is in ${directory}; give another --sweep for the next attempt.`,
+    );
   const { baseline: _, report: __, run: ___, ...flags } = trialFlags(directory, plan, best.trial, best.values, undefined);
   const config = join(directory, "best.config.ts");
   writeFileAtomically(config, (append) =>

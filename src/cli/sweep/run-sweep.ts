@@ -1,6 +1,6 @@
 import { EspalierError, nearestNames, Random } from "../../graph/index.ts";
 import type { Executor } from "../../train/search/executor.ts";
-import { grid, parseDimension, type Space, sample, type Values } from "../../train/search/space.ts";
+import { draw, grid, parseDimension, type Space, sample, type Values } from "../../train/search/space.ts";
 import { ranked, rungShares, successiveHalving } from "../../train/search/successive-halving.ts";
 import { checked } from "../config/load-config.ts";
 import type { TrainFlags } from "../config/resolve-run.ts";
@@ -44,7 +44,9 @@ export function spaceOf(plan: SweepPlan): Space {
 export function trialsOf(plan: SweepPlan): Values[] {
   const space = spaceOf(plan);
   if (plan.strategy === "grid") return grid(space, plan.points);
-  return Array.from({ length: plan.trials }, (_, trial) => sample(space, new Random(plan.seed, trial)));
+  // Members of a population may be alike: they part later.
+  if (plan.strategy === "pbt") return Array.from({ length: plan.trials }, (_, trial) => sample(space, new Random(plan.seed, trial)));
+  return draw(space, plan.trials, plan.seed);
 }
 
 export const rungsOf = (plan: SweepPlan): number[] => (plan.strategy === "halving" ? rungShares(plan.factor, plan.smallest) : [1]);

@@ -1,4 +1,4 @@
-import { EspalierError, type Random, show } from "../../graph/index.ts";
+import { EspalierError, Random, show } from "../../graph/index.ts";
 
 /** What one option of a search may be. */
 export type Dimension =
@@ -55,6 +55,26 @@ function valueAt(dimension: Dimension, at: number): unknown {
 /** A value of each dimension, drawn independently. */
 export const sample = (space: Space, random: Random): Values =>
   Object.fromEntries(Object.entries(space).map(([name, dimension]) => [name, valueAt(dimension, random.uniform())]));
+
+/**
+ * So many settings, each drawn by {@link sample}: a function of the seed. Where there are finitely many none comes twice, so no more come than there are.
+ */
+export function draw(space: Space, count: number, seed: number): Values[] {
+  const all = Object.values(space).reduce((n, dimension) => n * sizeOf(dimension), 1);
+  const found = new Map<string, Values>();
+  for (let i = 0; found.size < Math.min(count, all); i++) {
+    const values = sample(space, new Random(seed, i));
+    const key = all === Number.POSITIVE_INFINITY ? String(i) : JSON.stringify(values);
+    if (!found.has(key)) found.set(key, values);
+  }
+  return [...found.values()];
+}
+
+/** How many values there are to draw. */
+function sizeOf(dimension: Dimension): number {
+  if (dimension.kind === "choice") return new Set(dimension.values.map((value) => JSON.stringify(value))).size;
+  return dimension.whole ? dimension.to - dimension.from + 1 : Number.POSITIVE_INFINITY;
+}
 
 /** Every combination; of a range `points` values, its ends among them. The last option changes first. */
 export function grid(space: Space, points = 3): Values[] {
