@@ -31,6 +31,11 @@ test.each(deviceNames)("%s opens, or says what is missing", async (name) => {
 
 test("16 bits on the processor are refused: nothing would be gained", async () => {
   await expect(openDevice("cpu", { compute: "float16" })).rejects.toThrow(/no matrix products in float16: .* Compute in float32/);
+  for (const name of ["webgpu", "cuda"] as const)
+    await expect(openDevice(name, { compute: "int8" })).rejects.toThrow(/int8 are for the processor/);
+  const device = await openDevice("cpu", { compute: "int8" });
+  expect(device.compute).toBe("int8");
+  await device.dispose();
 });
 
 test("the reason is ONNX Runtime's, in a line", () => {
