@@ -29,6 +29,15 @@ describe("train on a text", () => {
     expect(trained.stdout).toMatch(/\d+ training and \d+ held-out tokens \(\d+ bytes of held-out text\), in windows of 32 tokens/);
   });
 
+  test("says where the held-out figures rest on a few tokens", async () => {
+    writeFileSync(at("short.txt"), "x\n");
+    const flags = ["--data", at("short.txt"), "--run", at("short"), "--steps", "1", "--max-length", "32"];
+    const { stdout, code } = await espalier("train", "--model", model, ...flags);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/The held-out figures rest on \d guessed tokens? and say next to nothing/);
+    expect(trained.stdout).not.toContain("next to nothing");
+  });
+
   test("without --eval-data holds out the end of the text", async () => {
     const { stdout, code } = await espalier(
       "train",

@@ -292,6 +292,13 @@ test("masked words: an encoder without labels learns them; held-out places are t
   expect(await expectWhole(result, data)).toMatchObject({ architectures: ["BertForMaskedLM"] });
 });
 
+test("masked words: an encoder without the head that guesses them is refused", async () => {
+  const data = lines("heads.jsonl", [{ text: "ada sees" }, { text: "bob knows rome" }, { text: "eve likes oslo" }]);
+  const message = refusal(await espalier("train", "--task", "masked-lm", "--model", bert, "--data", data, "--run", at("headless")));
+  expect(message).toContain("without the head that guesses hidden words");
+  expect(message).toContain("BertForMaskedLM");
+});
+
 describe("seq2seq", () => {
   const pairs = Array.from({ length: 40 }, (_, i) => {
     const letters = [..."abcd"].map((_, k) => String.fromCharCode(97 + ((i * (k + 3) + k) % 6))).join("");
@@ -325,6 +332,49 @@ describe("seq2seq", () => {
     for (const metric of ["rouge1", "rouge2", "rougeL", "bleu", "chrf"])
       expect((result.after as Record<string, number>)[metric], metric).toEqual(expect.any(Number));
     await expectSame(result, data);
+  });
+
+  test("predict reads the sources of data such as it was trained on, and of data without answers", async () => {
+    const sources = lines(
+      "sources.jsonl",
+      pairs.slice(0, 2).map(({ source }) => ({ source })),
+    );
+    const answers = async (file: string) =>
+      (summary(await espalier("predict", "--adapter", result.adapter as string, file, "--json")).results as { text: string }[]).map(
+        ({ text }) => text,
+      );
+    expect((await answers(data)).slice(0, 2)).toEqual(await answers(sources));
+    const other = lines("texts.jsonl", [{ body: "abcd" }]);
+    expect(refusal(await espalier("predict", "--adapter", result.adapter as string, other))).toContain(
+      'texts.jsonl line 1: has no text "source"; a line looks like {"source":"…"}',
+    );
+  });
+
+  test("predict reads the column that training was told to read", async () => {
+    const named = lines(
+      "named.jsonl",
+      pairs.slice(0, 8).map(({ source, target }) => ({ from: source, to: target })),
+    );
+    const columns = ["--task", "seq2seq", "--source-column", "from", "--target-column", "to"];
+    const { adapter } = await train(
+      ...[
+        "--model",
+        at("t5"),
+        "--data",
+        named,
+        "--eval-data",
+        named,
+        "--run",
+        at("named"),
+        "--max-length",
+        "12",
+        "--steps",
+        "1",
+        ...columns,
+      ],
+    );
+    const { results } = summary(await espalier("predict", "--adapter", adapter as string, named, "--json")) as { results: unknown[] };
+    expect(results).toHaveLength(8);
   });
 
   test("predict and generate answer", async () => {

@@ -18,7 +18,7 @@ import { readTexts } from "./prediction-files.ts";
 import { largestOf } from "./rows-of-logits.ts";
 import { defaultTemplate, SequenceEncoder, truncationNote } from "./sequence-encoder.ts";
 import { streamedTexts } from "./streaming.ts";
-import { batchesOf, type Task, type TaskData } from "./task.ts";
+import { batchesOf, recording, type Task, type TaskData } from "./task.ts";
 
 const record = z.object({
   task: z.literal("classification"),
@@ -26,6 +26,8 @@ const record = z.object({
   template: z.string(),
   maxLength: z.int().positive(),
   positive: z.string().optional(),
+  /** Where training was told one. */
+  textColumn: z.string().optional(),
 });
 export type ClassificationRecord = z.output<typeof record>;
 
@@ -46,16 +48,17 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
   plan(context) {
     const { family, options } = context;
     const labels = planLabels(context);
-    const { template = defaultTemplate(family), maxLength = defaultLength } = options;
+    const { template = defaultTemplate(family), maxLength = defaultLength, textColumn } = options;
     const positive = options.positive ?? (labels.length === 2 ? rarest(context.labels) : undefined);
-    return { task: "classification", labels, template, maxLength, ...(positive !== undefined && { positive }) };
+    return { task: "classification", labels, template, maxLength, textColumn, ...(positive !== undefined && { positive }) };
   },
   load: (directory, { labels }) => loadText(directory, (path) => loadSequenceClassifier(path, labels)),
   begin({ model, tokenizer }, { labels }, device) {
     // A head that was trained already is better than a guess.
     if (model.headIsFresh && model instanceof DecoderForSequenceClassification) initialiseHeadFromLabels(model, tokenizer, labels, device);
   },
-  task: ({ model, tokenizer }, data, record, device) => classificationTask(model, tokenizer, device, { ...data, ...record }),
+  task: ({ model, tokenizer }, data, record, device) =>
+    recording(classificationTask(model, tokenizer, device, { ...data, ...record }), { textColumn: record.textColumn }),
   streaming: {
     async open(path, options) {
       const records = await openExamples(path, options);
@@ -102,7 +105,7 @@ export const classification: TaskKind<Example, ClassificationRecord, LoadedText<
   predictor({ model, tokenizer }, record, device) {
     const classifier = new Classifier(model, tokenizer, device, record);
     return {
-      read: readTexts,
+      read: (file) => readTexts(file, () => record.textColumn ?? "text"),
       async predict(texts: readonly string[]) {
         const { predictions, truncation } = await classifier.predict(texts);
         return {

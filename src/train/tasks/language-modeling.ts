@@ -107,6 +107,9 @@ function packed(
   return { train, notes };
 }
 
+/** With no more held-out tokens than this, one of them decides on the figure. */
+const telling = 16;
+
 /** Next-token prediction on texts; quality is stated in bits per byte of held-out text, which does not depend on the tokenizer. */
 export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, device: Device, options: LanguageTaskOptions): Task {
   const { batchSize, sequenceLength, seed } = options;
@@ -121,6 +124,8 @@ export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, devi
       "The held-out part of the data holds no text to evaluate on. Give more data, a larger --held-out, or --eval-data.",
     );
   const bytes = options.heldOut.reduce((n, { text }) => n + new TextEncoder().encode(text).length, 0);
+  const few = `The held-out figures rest on ${heldTokens.length - 1} guessed ${heldTokens.length === 2 ? "token" : "tokens"} and say next to nothing: give more data, or --eval-data`;
+  const heldOutNotes = heldTokens.length <= telling ? [few] : [];
   const objective = causalLanguageModel(model);
   const evaluator = new Evaluator(device, objective);
   const { train, notes } = options.packing
@@ -135,7 +140,9 @@ export function languageModelingTask(model: CausalLM, tokenizer: Tokenizer, devi
     notes: [
       `${trainTokens.length} training and ${heldTokens.length} held-out tokens (${bytes} bytes of held-out text), in windows of ${sequenceLength} tokens`,
       ...notes,
+      ...heldOutNotes,
     ],
+    heldOutNotes,
     metric: "bitsPerByte",
     higherIsBetter: false,
     length: sequenceLength,

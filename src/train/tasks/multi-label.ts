@@ -14,13 +14,15 @@ import { type LoadedText, loadText } from "./loaded-text.ts";
 import { readTexts } from "./prediction-files.ts";
 import { defaultTemplate, type SequenceEncoderOptions, truncationNote } from "./sequence-encoder.ts";
 import { SequenceOutputs } from "./sequence-outputs.ts";
-import { batchesOf, type Task, type TaskData } from "./task.ts";
+import { batchesOf, recording, type Task, type TaskData } from "./task.ts";
 
 const record = z.object({
   task: z.literal("multi-label"),
   labels: z.array(z.string()).min(1).readonly(),
   template: z.string(),
   maxLength: z.int().positive(),
+  /** Where training was told one. */
+  textColumn: z.string().optional(),
 });
 export type MultiLabelRecord = z.output<typeof record>;
 
@@ -49,23 +51,31 @@ export const multiLabel: TaskKind<ManyLabelsExample, MultiLabelRecord, LoadedTex
         ? { ...read, target: labels as string[], ...place }
         : `has no list of labels "${labelColumn}"`;
     }),
-  plan({ directory, config, family, train, heldOut, options: { template = defaultTemplate(family), maxLength = defaultLength } }) {
+  plan({
+    directory,
+    config,
+    family,
+    train,
+    heldOut,
+    options: { template = defaultTemplate(family), maxLength = defaultLength, textColumn },
+  }) {
     const labels = train.length > 0 ? [...new Set(train.flatMap(({ target }) => target))].sort() : namedLabels(config);
     if (!labels)
       throw new EspalierError("no-record", `${directory} does not say how its labels are called. Train it first, or give an --adapter.`);
     if (labels.length === 0)
       throw new EspalierError("no-targets", "No text of the training data has a label, so there is nothing to learn.");
     refuseUnknown(labels, heldOut);
-    return { task: "multi-label", labels, template, maxLength };
+    return { task: "multi-label", labels, template, maxLength, textColumn };
   },
   load: (directory, { labels }) => loadText(directory, (path) => loadSequenceClassifier(path, labels)),
-  task: ({ model, tokenizer }, data, record, device) => multiLabelTask(model, tokenizer, device, { ...data, ...record }),
+  task: ({ model, tokenizer }, data, record, device) =>
+    recording(multiLabelTask(model, tokenizer, device, { ...data, ...record }), { textColumn: record.textColumn }),
   saved: ({ labels }) => ({ labels, problemType: "multi_label_classification" }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
   predictor({ model, tokenizer }, record, device) {
     const outputs = new SequenceOutputs(tokenizer, device, objectiveOf(model), record);
     return {
-      read: readTexts,
+      read: (file) => readTexts(file, () => record.textColumn ?? "text"),
       async predict(texts: readonly string[]) {
         const { rows, truncation } = await outputs.predict(texts, record.labels.length);
         const results = rows.map((row) => {

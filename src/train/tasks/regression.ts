@@ -13,7 +13,7 @@ import { type LoadedText, loadText } from "./loaded-text.ts";
 import { readTexts } from "./prediction-files.ts";
 import { defaultTemplate, type SequenceEncoderOptions, truncationNote } from "./sequence-encoder.ts";
 import { SequenceOutputs } from "./sequence-outputs.ts";
-import { batchesOf, type Task, type TaskData } from "./task.ts";
+import { batchesOf, recording, type Task, type TaskData } from "./task.ts";
 
 const record = z.object({
   task: z.literal("regression"),
@@ -21,6 +21,8 @@ const record = z.object({
   maxLength: z.int().positive(),
   mean: z.number(),
   deviation: z.number().positive(),
+  /** Where training was told one. */
+  textColumn: z.string().optional(),
 });
 export type RegressionRecord = z.output<typeof record>;
 
@@ -50,19 +52,20 @@ export const regression: TaskKind<NumberExample, RegressionRecord, LoadedText<Se
         ? { ...read, target, ...place }
         : `"${labelColumn}" is ${show(label)}, which is no number`;
     }),
-  plan({ family, train, options: { template = defaultTemplate(family), maxLength = defaultLength } }) {
+  plan({ family, train, options: { template = defaultTemplate(family), maxLength = defaultLength, textColumn } }) {
     const { mean, deviation } = spread(train.map(({ target }) => target));
-    return { task: "regression", template, maxLength, mean, deviation };
+    return { task: "regression", template, maxLength, mean, deviation, textColumn };
   },
   load: (directory) => loadText(directory, (path) => loadSequenceClassifier(path, ["LABEL_0"])),
-  task: ({ model, tokenizer }, data, record, device) => regressionTask(model, tokenizer, device, { ...data, ...record }),
+  task: ({ model, tokenizer }, data, record, device) =>
+    recording(regressionTask(model, tokenizer, device, { ...data, ...record }), { textColumn: record.textColumn }),
   saved: () => ({ labels: ["LABEL_0"], problemType: "regression" }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
   sample: ({ text, target }) => ({ input: text, shown: text, expected: String(target) }),
   predictor({ model, tokenizer }, record, device) {
     const outputs = new SequenceOutputs(tokenizer, device, sequenceRegression(model), record);
     return {
-      read: readTexts,
+      read: (file) => readTexts(file, () => record.textColumn ?? "text"),
       async predict(texts: readonly string[]) {
         const { rows, truncation } = await outputs.predict(texts, 1);
         const values = rows.map(([z]) => z! * record.deviation + record.mean);

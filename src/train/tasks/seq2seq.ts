@@ -14,9 +14,15 @@ import { defaultLength, type TaskKind } from "./kind.ts";
 import { type LoadedText, lengthBuckets, loadText, padIdOf } from "./loaded-text.ts";
 import { readTexts } from "./prediction-files.ts";
 import { SequenceEncoder, truncationNote } from "./sequence-encoder.ts";
-import { batchesOf, type Task, type TaskData } from "./task.ts";
+import { batchesOf, recording, type Task, type TaskData } from "./task.ts";
 
-const record = z.object({ task: z.literal("seq2seq"), template: z.string(), maxLength: z.int().positive() });
+const record = z.object({
+  task: z.literal("seq2seq"),
+  template: z.string(),
+  maxLength: z.int().positive(),
+  /** Where training was told one. */
+  sourceColumn: z.string().optional(),
+});
 export type Seq2SeqRecord = z.output<typeof record>;
 
 export interface TextPair extends Example {
@@ -36,6 +42,9 @@ const like = '{"source": "…", "target": "…"}';
 const columnsOf = (value: Readonly<Record<string, unknown>>) =>
   usual.find((names) => names.every((name) => typeof value[name] === "string")) ?? usual[0];
 
+/** The column of the source, in rows that may have no answer. */
+const sourceOf = (row: Readonly<Record<string, unknown>>) => usual.find(([source]) => typeof row[source] === "string")?.[0] ?? usual[0][0];
+
 /** One text from another. */
 export const seq2seq: TaskKind<TextPair, Seq2SeqRecord, LoadedText<Seq2SeqLM<TextSource>>> = {
   name: "seq2seq",
@@ -52,15 +61,21 @@ export const seq2seq: TaskKind<TextPair, Seq2SeqRecord, LoadedText<Seq2SeqLM<Tex
       if ("wrong" in read) return read.wrong;
       return "wrong" in answer ? answer.wrong : { ...read, target: answer.text, ...place };
     }),
-  plan: ({ options: { template = "{text}", maxLength = defaultLength } }) => ({ task: "seq2seq", template, maxLength }),
+  plan: ({ options: { template = "{text}", maxLength = defaultLength, sourceColumn } }) => ({
+    task: "seq2seq",
+    template,
+    maxLength,
+    sourceColumn,
+  }),
   load: (directory) => loadText(directory, loadSeq2SeqLM),
-  task: ({ model, tokenizer }, data, record, device) => seq2seqTask(model, tokenizer, device, { ...data, ...record }),
+  task: ({ model, tokenizer }, data, record, device) =>
+    recording(seq2seqTask(model, tokenizer, device, { ...data, ...record }), { sourceColumn: record.sourceColumn }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
   sample: ({ text, target }) => ({ input: text, shown: text, expected: target }),
   predictor({ model, tokenizer }, record, device) {
     const encoder = new SequenceEncoder(tokenizer, record);
     return {
-      read: readTexts,
+      read: (file) => readTexts(file, (row) => record.sourceColumn ?? sourceOf(row)),
       async predict(texts: readonly string[]) {
         const { examples, truncation } = encoder.encode(texts.map((text, i) => ({ text, description: `text ${i + 1}` })));
         const answers = await write(device, model, tokenizer, examples, record.maxLength, 8);

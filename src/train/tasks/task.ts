@@ -49,6 +49,12 @@ export interface TaskData<E extends Example = Example> {
   packing?: boolean;
 }
 
+/** The task with further entries of its record: the columns that training was told to read and a predictor reads again. */
+export const recording = (task: Task, columns: Readonly<Record<string, string | undefined>>): Task => ({
+  ...task,
+  record: { ...task.record, ...columns },
+});
+
 /** Batches of the examples; where there are none because a model is only measured, a source that has none. */
 export function batchesOf<E>(examples: readonly E[], batches: (examples: readonly E[]) => BatchSource): BatchSource {
   if (examples.length > 0) return batches(examples);

@@ -52,6 +52,12 @@ test("words that are cut off are told of and not measured", async () => {
   expect([0, 0.5, 1]).toContain(accuracy); // of two words
 });
 
+test("words of which none has a label are refused for that", () => {
+  expect(() => task(["in", "suns"], [null, null], 12)).toThrow(
+    "No word of the training data has a label (all are null), so there is nothing to learn.",
+  );
+});
+
 test("a text of which no labelled word is left is refused", () => {
   expect(() => task(["in", "in", "in", "suns"], [null, null, null, "O"], 5)).toThrow(
     "No word of the training data has a label within 5 tokens",

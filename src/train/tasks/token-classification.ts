@@ -15,12 +15,14 @@ import { defaultLength, type PredictionInput, type TaskKind } from "./kind.ts";
 import { type LoadedText, lengthBuckets, loadText, padIdOf } from "./loaded-text.ts";
 import { holdsRecords, readInput } from "./prediction-files.ts";
 import { largestOf, rowsOfLogits } from "./rows-of-logits.ts";
-import { batchesOf, type Task, type TaskData } from "./task.ts";
+import { batchesOf, recording, type Task, type TaskData } from "./task.ts";
 
 const record = z.object({
   task: z.literal("token-classification"),
   labels: z.array(z.string()).min(2).readonly(),
   maxLength: z.int().positive(),
+  /** Where training was told one. */
+  tokensColumn: z.string().optional(),
 });
 export type TokenClassificationRecord = z.output<typeof record>;
 
@@ -52,7 +54,7 @@ export const tokenClassification: TaskKind<TokensExample, TokenClassificationRec
       if (target.length !== tokens.length) return `has ${tokens.length} words and ${target.length} labels, of which there must be as many`;
       return { tokens: tokens as string[], target, text: tokens.join(" "), ...place };
     }),
-  plan({ directory, config, train, heldOut, options: { maxLength = defaultLength } }) {
+  plan({ directory, config, train, heldOut, options: { maxLength = defaultLength, tokensColumn } }) {
     const labels = train.length > 0 ? labelsOf(train) : namedLabels(config);
     if (!labels)
       throw new EspalierError(
@@ -60,17 +62,18 @@ export const tokenClassification: TaskKind<TokensExample, TokenClassificationRec
         `${directory} says neither in espalier.json nor in the id2label of config.json how its labels are called. Train it first.`,
       );
     refuseUnknown(labels, heldOut);
-    return { task: "token-classification", labels, maxLength };
+    return { task: "token-classification", labels, maxLength, tokensColumn };
   },
   load: (directory, { labels }) => loadText(directory, (path) => loadTokenClassifier(path, labels)),
-  task: ({ model, tokenizer }, data, record, device) => tokenClassificationTask(model, tokenizer, device, { ...data, ...record }),
+  task: ({ model, tokenizer }, data, record, device) =>
+    recording(tokenClassificationTask(model, tokenizer, device, { ...data, ...record }), { tokensColumn: record.tokensColumn }),
   saved: ({ labels }) => ({ labels }),
   withLength: (record, maxLength) => ({ ...record, maxLength }),
   sample: ({ tokens, target }) => ({ input: tokens, shown: tokens.join(" "), expected: target.map((label) => label ?? "–").join(" ") }),
   predictor({ model, tokenizer }, record, device) {
     const tagger = new Tagger(model, tokenizer, device, record);
     return {
-      read: readWords,
+      read: (file) => readWords(file, record.tokensColumn ?? "tokens"),
       async predict(sentences: readonly (readonly string[])[]) {
         const { examples, truncation } = tagger.encode(
           sentences.map((tokens, i) => ({ tokens, target: tokens.map(() => null), text: "", file: `text ${i + 1}`, line: 1 })),
@@ -96,13 +99,13 @@ export const tokenClassification: TaskKind<TokensExample, TokenClassificationRec
 };
 
 /** A line of a text file is a sentence whose words stand between blanks; data files hold lists of words. */
-async function readWords(file: string): Promise<PredictionInput<readonly string[]>[]> {
+async function readWords(file: string, column: string): Promise<PredictionInput<readonly string[]>[]> {
   if (holdsRecords(file))
-    return exampleRows(file, '{"tokens": ["…"]}', (value, place) => {
-      const tokens = listOf(value, "tokens");
+    return exampleRows(file, JSON.stringify({ [column]: ["…"] }), (value, place) => {
+      const tokens = listOf(value, column);
       return tokens?.every((token) => typeof token === "string") && tokens.length > 0
         ? { input: tokens as string[], ...place }
-        : 'has no list of words "tokens"';
+        : `has no list of words "${column}"`;
     });
   const lines = readInput(file).toString("utf8").split("\n");
   const sentences = lines.flatMap((text, i) => (text.trim() === "" ? [] : [{ input: text.trim().split(/\s+/u), file, line: i + 1 }]));
@@ -240,11 +243,13 @@ export function tokenClassificationTask(
   const tagger = new Tagger(model, tokenizer, device, options);
   const [trainSet, heldSet] = [tagger.encode(train), tagger.encode(heldOut)];
   for (const [name, { examples, truncation }] of Object.entries({ training: trainSet, "held-out": heldSet }))
-    if (truncation.of > 0 && examples.every(({ targets }) => targets.every((target) => target === -100)))
+    if (truncation.of > 0 && examples.every(({ targets }) => targets.every((target) => target === -100))) {
+      const labelled = (name === "training" ? train : heldOut).some(({ target }) => target.some((label) => label !== null));
       throw new EspalierError(
         "no-targets",
-        `No word of the ${name} data has a label within ${maxLength} tokens, so there is nothing to ${name === "training" ? "learn" : "measure"}.`,
+        `No word of the ${name} data has a label${labelled ? ` within ${maxLength} tokens` : " (all are null)"}, so there is nothing to ${name === "training" ? "learn" : "measure"}.`,
       );
+    }
   const spans = marksSpans(labels);
   const heldOutNotes = cutNote("held-out", heldSet.truncation);
   return {
