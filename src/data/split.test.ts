@@ -76,13 +76,13 @@ describe("splitting", () => {
   test("what cannot be split", () => {
     const told = (list: Example[], heldOut?: number) => refusal(() => splitExamples(list, { heldOut })).message;
     expect(told([])).toBe(
-      "There are no examples to hold out. Give more examples, or a held-out file of their own and a held-out share of 0.",
+      "There are no examples to hold out. Give more examples, or measure on examples of another file (--eval-data of espalier train).",
     );
     expect(told([example("a", "x", 1)])).toBe(
-      "mail.jsonl: its only example has no independent part to hold out. Give more examples, or a held-out file of their own and a held-out share of 0.",
+      "mail.jsonl: its only example has no independent part to hold out. Give more examples, or measure on examples of another file (--eval-data of espalier train).",
     );
     expect(told([example("a b", "x", 1), example("A b.", "x", 2)])).toBe(
-      "mail.jsonl: its 2 examples are near-duplicates of one another and have no independent part to hold out. Give more examples, or a held-out file of their own and a held-out share of 0.",
+      "mail.jsonl: its 2 examples are near-duplicates of one another and have no independent part to hold out. Give more examples, or measure on examples of another file (--eval-data of espalier train).",
     );
     expect(told(examples, 1)).toBe("The held-out share is a number from 0 to below 1, not 1. 0.2 holds out every fifth example.");
   });

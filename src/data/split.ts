@@ -105,6 +105,6 @@ function refuse(examples: readonly Example[]): never {
       : `${first.file}: its ${examples.length === 1 ? "only example has" : `${examples.length} examples are near-duplicates of one another and have`} no independent part`;
   throw new EspalierError(
     "data-split",
-    `${found} to hold out. Give more examples, or a held-out file of their own and a held-out share of 0.`,
+    `${found} to hold out. Give more examples, or measure on examples of another file (--eval-data of espalier train).`,
   );
 }
