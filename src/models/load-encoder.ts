@@ -1,12 +1,23 @@
 /** A Hugging Face directory → a text encoder with the head of a task. */
+import { EspalierError } from "../graph/index.ts";
 import { checkLabels, fill, modulesOf, openFamily } from "./family-checkpoint.ts";
 import { readPooling } from "./pooling.ts";
 import type { MaskedLM, SentenceEncoder, TokenClassifier } from "./text-encoder.ts";
 
-/** Loads a masked language model. Throws as `loadCausalLM` does. */
+/**
+ * Loads a masked language model.
+ * @throws EspalierError as `loadCausalLM`, and `no-masked-head` for the checkpoint of an encoder without the head that guesses words
+ */
 export function loadMaskedLM(directory: string): MaskedLM {
   const opened = openFamily(directory, "maskedLM");
   const model: MaskedLM = opened.build(opened.config);
+  const { family, checkpoint } = opened;
+  const head = Array.from(model.namedParameters(), ([name]) => name).filter((name) => !name.startsWith(`${family.prefix}.`));
+  if (head.length > 0 && !head.some((name) => checkpoint.tensors.has(name)))
+    throw new EspalierError(
+      "no-masked-head",
+      `${directory} holds an encoder without the head that guesses hidden words (none of ${head.join(", ")} is there). Take a checkpoint that has one, such as that of a BertForMaskedLM.`,
+    );
   fill(model, opened, {});
   return model;
 }
