@@ -5,12 +5,16 @@ import { setTimeout } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { config, counting, logged, options, weights } from "../../tests/train/counting.ts";
 import type { BatchSource, ImmediateBatchSource } from "../data/index.ts";
+import type { Tensor } from "../graph/index.ts";
 import { lora } from "../methods/index.ts";
 import { LlamaForCausalLM } from "../models/families/llama.ts";
+import { constantFill, Module, Parameter } from "../nn/index.ts";
+import { add, fill, mul, sub, sum } from "../ops/index.ts";
 import { hostTensor } from "../runtime/index.ts";
 import { Evaluator } from "./evaluate.ts";
 import { applyWeights } from "./method.ts";
 import { causalLanguageModel } from "./objectives/index.ts";
+import { adamW } from "./optimizers/index.ts";
 import { RunDirectory } from "./run-directory.ts";
 import { schedule } from "./schedules.ts";
 import type { TrainOptions } from "./train-options.ts";
@@ -32,6 +36,37 @@ describe("training", () => {
     expect(before.loss).toBeGreaterThan(3.2); // ln 32 = 3.47
     expect(after.loss).toBeLessThan(0.5);
     expect(result).toMatchObject({ steps: 120, interrupted: false, tokens: 120 * 32 });
+  });
+
+  test("names the parameters of a model that was put together by hand", async () => {
+    class Line extends Module {
+      readonly slope = new Parameter([1], () => constantFill(0)([1]));
+      readonly offset = new Parameter([1], () => constantFill(0)([1]));
+      forward(x: Tensor): Tensor {
+        return add(mul(x, this.slope.value), this.offset.value);
+      }
+    }
+    const model = new Line();
+    const points = { x: hostTensor("float32", [3], Float32Array.of(-1, 0, 1)), y: hostTensor("float32", [3], Float32Array.of(-1, 1, 3)) };
+    await train({
+      ...options({ steps: 300, optimizer: adamW({ learningRate: 0.05 }) }),
+      model,
+      objective: {
+        name: "line",
+        trace({ x, y }) {
+          const error = sub(model.forward(x!), y!);
+          return { total: sum(mul(error, error)), weight: fill([], 3) };
+        },
+      },
+      data: { batchesPerEpoch: 1, batch: () => ({ feeds: points, tokens: 3, examples: 3, description: "points" }) },
+    });
+    expect([...model.namedParameters()].map(([path, { name }]) => [path, name])).toEqual([
+      ["slope", "slope"],
+      ["offset", "offset"],
+    ]);
+    const [slope, offset] = model.parameters().map((p) => (p.storage as { data: Float32Array }).data[0]);
+    expect(slope).toBeCloseTo(2, 2);
+    expect(offset).toBeCloseTo(1, 2);
   });
 
   test("a run that was stopped and resumed equals one that was not, bit for bit", async () => {

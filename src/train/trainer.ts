@@ -67,6 +67,8 @@ class Trainer {
         `${options.directory} holds a run already (checkpoint of step ${older.step}): continue it with resume (--resume), remove it first (--replace), or give another directory.`,
       );
     this.#accumulate = accumulate;
+    // The graph, checkpoints and rules know parameters by their names, which a model put together by hand may not have yet.
+    if (model.parameters().some(({ name }) => name === "")) model.assignNames();
     applyWeights(model, methods);
     const parameters = [...model.trainableParameters(), ...(options.objective.parameters ?? [])];
     this.#methods = new MethodSet(options.groups ? [...methods, parameterGroups(options.groups, parameters)] : methods, parameters);
