@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { type BatchSource, ReadAhead } from "../data/index.ts";
 import { EspalierError, type Variable } from "../graph/index.ts";
 import { initialState, type TrainerState } from "./checkpoint.ts";
+import { FutileSteps } from "./futile-steps.ts";
 import { LossScaler } from "./loss-scaler.ts";
 import { withMemoryAdvice } from "./memory-advice.ts";
 import { applyWeights } from "./method.ts";
@@ -10,9 +11,10 @@ import { averaged, type Optimizer, type OptimizerState, type ParameterGroup, swa
 import { describeRule, learningRateOf, parameterGroups } from "./parameter-groups.ts";
 import { RunDirectory } from "./run-directory.ts";
 import { lockRun } from "./run-lock.ts";
+import { RunTimes } from "./run-times.ts";
 import type { StepOptions } from "./step.ts";
 import { type StepOutcome, StepRunner } from "./step-runner.ts";
-import type { RunMilliseconds, TrainOptions, TrainResult } from "./train-options.ts";
+import type { TrainOptions, TrainResult } from "./train-options.ts";
 
 /** Trains the model's unfrozen parameters in place. */
 export async function train(options: TrainOptions): Promise<TrainResult> {
@@ -45,11 +47,9 @@ class Trainer {
   readonly #runner: StepRunner;
   readonly #lossScaler: LossScaler | undefined;
   readonly #notice: (message: string) => void;
-  readonly #milliseconds: RunMilliseconds = { data: 0, session: 0, compile: 0, checkpoints: 0, evaluations: 0, rest: 0 };
-  /** Of steps whose programs were compiled before. */
-  readonly #timed = { tokens: 0, milliseconds: 0 };
+  readonly #times = new RunTimes();
+  readonly #futile: FutileSteps;
   #state: TrainerState = initialState();
-  #skippedBatches = 0;
   #lastLoss = Number.NaN;
   #checkpoint: string | undefined;
   /** The step whose state lies in a checkpoint. */
@@ -73,6 +73,7 @@ class Trainer {
     const parameters = [...model.trainableParameters(), ...(options.objective.parameters ?? [])];
     this.#methods = new MethodSet(options.groups ? [...methods, parameterGroups(options.groups, parameters)] : methods, parameters);
     this.#data = this.#methods.data(options.data);
+    this.#futile = new FutileSteps(options, this.#data.batchesPerEpoch, this.#notice);
     this.#optimizer = optimizerOf(options).create(this.#methods.groups);
     this.#lasting = [...parameters, ...this.#methods.variables];
     this.#variables = [...this.#lasting, ...this.#optimizer.variables];
@@ -114,35 +115,23 @@ class Trainer {
     await this.#start();
     const state = this.#state;
     const firstTokens = state.tokens;
-    while (state.step < Math.min(steps, pauseAt) && !signal?.aborted) {
-      const began = performance.now();
-      const counted = this.#counted();
-      await this.#step();
-      this.#milliseconds.rest += performance.now() - began - (this.#counted() - counted);
-    }
+    while (state.step < Math.min(steps, pauseAt) && !signal?.aborted) await this.#times.turn(() => this.#step());
     await this.#save();
     // Checkpoints hold both; what is used from now on are the averages.
     if (state.step >= steps) await swapAverages(this.#optimizer, this.#o.device);
     const seconds = (performance.now() - started) / 1000;
-    const { tokens, milliseconds } = this.#timed;
     return {
       steps: state.step,
       interrupted: state.step < steps,
       tokens: state.tokens,
       seconds,
-      milliseconds: { ...this.#milliseconds },
-      tokensPerSecond: milliseconds > 0 ? (tokens / milliseconds) * 1000 : (state.tokens - firstTokens) / seconds,
+      milliseconds: this.#times.milliseconds,
+      tokensPerSecond: this.#times.tokensPerSecond ?? (state.tokens - firstTokens) / seconds,
       lastLoss: this.#lastLoss,
-      skippedBatches: this.#skippedBatches,
+      skippedBatches: this.#futile.skipped,
       peakMemory: process.resourceUsage().maxRSS * 1024,
       checkpoint: this.#checkpoint,
     };
-  }
-
-  /** All that has a name of its own; the rest is what remains of the steps. */
-  #counted(): number {
-    const { data, session, compile, checkpoints, evaluations } = this.#milliseconds;
-    return data + session + compile + checkpoints + evaluations;
   }
 
   async #start(): Promise<void> {
@@ -213,8 +202,7 @@ class Trainer {
       };
       return { scalars, further: this.#methods.inputs(step) };
     });
-    if (outcome.skipped.length > 0) this.#skip(step, outcome);
-    else if (!outcome.updated && !outcome.overflowed) this.#targetless(step);
+    this.#futile.check({ step, outcome, state, checkpoint: this.#checkpoint });
     state.step = step;
     state.tokens += outcome.tokens;
     if (outcome.updated) Object.assign(state, { updates, skippedInRow: 0, targetlessInRow: 0 });
@@ -228,18 +216,11 @@ class Trainer {
     await this.#evaluate();
   }
 
-  #report({ loss, gradientNorm, milliseconds, tokens, warm, skippedBatches }: StepOutcome, learningRate: number) {
+  #report(outcome: StepOutcome, learningRate: number) {
     const { step, tokens: all } = this.#state;
-    const { data, session, rest, compile } = milliseconds;
-    const taken = data + session + rest;
-    this.#milliseconds.data += data;
-    this.#milliseconds.session += session;
-    this.#milliseconds.compile += compile;
-    if (warm) {
-      this.#timed.tokens += tokens;
-      this.#timed.milliseconds += taken;
-    }
-    const tokensPerSecond = (tokens / taken) * 1000;
+    const { loss, gradientNorm, skippedBatches } = outcome;
+    const { data, session, rest } = outcome.milliseconds;
+    const tokensPerSecond = this.#times.step(outcome);
     this.#run?.log({
       step,
       loss,
@@ -259,13 +240,17 @@ class Trainer {
   async #save(): Promise<void> {
     const state = this.#state;
     if (!this.#run || this.#saved === state.step) return;
-    const began = performance.now();
+    this.#checkpoint = await this.#times.during("checkpoints", () => this.#write(this.#run!));
+    this.#saved = state.step;
+    this.#o.onCheckpoint?.(state.step, this.#checkpoint);
+  }
+
+  /** @returns the path of the checkpoint */
+  async #write(run: RunDirectory): Promise<string> {
+    const state = this.#state;
     await this.#o.device.toHost();
     const whole = { ...state, methods: this.#methods.state(), ...(this.#lossScaler && { lossScale: this.#lossScaler.state() }) };
-    this.#checkpoint = this.#run.saveCheckpoint(whole, this.#variables, this.#o.device, this.#o.keep ?? 2);
-    this.#saved = state.step;
-    this.#milliseconds.checkpoints += performance.now() - began;
-    this.#o.onCheckpoint?.(state.step, this.#checkpoint);
+    return run.saveCheckpoint(whole, this.#variables, this.#o.device, this.#o.keep ?? 2);
   }
 
   /** The evaluation that is due after the present step, unless it was made before the run was killed. */
@@ -274,9 +259,7 @@ class Trainer {
     const { step } = this.#state;
     const due = step === steps || (evaluateEvery && step % evaluateEvery === 0);
     if (!this.#o.evaluate || !due || this.#run?.holdsEvaluation(step)) return;
-    const began = performance.now();
-    const metrics = await this.#withAverages(() => this.#o.evaluate!(step));
-    this.#milliseconds.evaluations += performance.now() - began;
+    const metrics = await this.#times.during("evaluations", () => this.#withAverages(() => this.#o.evaluate!(step)));
     this.#run?.logEvaluation(step, metrics);
     this.#o.onEvaluation?.(step, metrics);
   }
@@ -289,38 +272,6 @@ class Trainer {
     } finally {
       await swapAverages(this.#optimizer, this.#o.device);
     }
-  }
-
-  /** Stops the run, or says what was left out. */
-  #skip(step: number, { skipped, updated }: StepOutcome): void {
-    const { notFinite = "stop", skipLimit = 10 } = this.#o;
-    const [{ what, batch }] = skipped as [{ what: string; batch: string }];
-    const last = this.#checkpoint ? `The last finite checkpoint is ${this.#checkpoint}.` : "No checkpoint was written before.";
-    const advice = "Lower the learning rate, lengthen the warm-up, or look at that batch.";
-    if (notFinite === "stop") throw new EspalierError("not-finite", `Step ${step}: the ${what} on ${batch}. ${last} ${advice}`);
-    this.#skippedBatches += skipped.length;
-    for (const { what, batch } of skipped) this.#notice(`Step ${step}: the ${what} on ${batch}, which is skipped.`);
-    if (updated) return;
-    this.#state.skippedInRow++;
-    if (this.#state.skippedInRow >= skipLimit)
-      throw new EspalierError(
-        "not-finite",
-        `Step ${step}: the ${what} on ${batch}, and ${this.#state.skippedInRow} steps in a row were skipped for such reasons: it is not single batches. ${last} ${advice}`,
-      );
-  }
-
-  /** Nothing is learned from batches whose targets are all ignored; where all are so, the data were not meant like this. */
-  #targetless(step: number): void {
-    const state = this.#state;
-    if (state.targetlessInRow === 0)
-      this.#notice(`Step ${step}: its batch has no target that counts (all are padding or ignored), so nothing is learned from it.`);
-    state.targetlessInRow += this.#accumulate;
-    const { batchesPerEpoch } = this.#data;
-    if (state.targetlessInRow >= Math.max(2, batchesPerEpoch))
-      throw new EspalierError(
-        "no-targets",
-        `Not one target in ${state.targetlessInRow} batches counts, and an epoch has ${batchesPerEpoch}: all are padding or ignored (-100). Look at the labels, at what is masked, and at what truncation leaves of the sequences.`,
-      );
   }
 
   async dispose(): Promise<void> {
