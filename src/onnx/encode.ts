@@ -16,6 +16,7 @@ import {
   variableOp,
 } from "../graph/index.ts";
 import type { AnyOp, emission, Provider } from "../ops/index.ts";
+import { DimNodes } from "./dims.ts";
 import {
   type AttributeProto,
   type GraphProto,
@@ -85,9 +86,7 @@ class Encoder {
   readonly #literals = new Map<string, string>();
   readonly #usedNames = new Set<string>();
   readonly #initializers: TensorProto[] = [];
-  /** Nodes of the outermost graph that compute symbolic dims; every branch may read them. */
-  readonly #prelude: NodeProto[] = [];
-  readonly #dimNames = new Map<string, string>();
+  readonly #dims: DimNodes;
   readonly #variables = new Map<string, Variable>();
   readonly #inputs = new Map<string, Tensor>();
   /** Tensors that a node or a caller reads. */
@@ -103,6 +102,15 @@ class Encoder {
     this.#traced = traced;
     this.#options = options;
     this.#provider = options.provider ?? "cpu";
+    this.#dims = new DimNodes({
+      graph: traced.graph,
+      unique: (base) => this.#unique(base),
+      int64: (values) =>
+        this.#literal({ kind: "literal", dtype: "int64", shape: [values.length], data: BigInt64Array.from(values, BigInt) }),
+      input: (name, tensor) => {
+        if (!this.#inputs.has(name)) this.#emitInput(tensor.node);
+      },
+    });
   }
 
   encode(): EncodedModel {
@@ -149,7 +157,7 @@ class Encoder {
     const overridable = this.#options.standalone ? [] : this.#narrow.values();
     const input = [...fed.map(([name, t]) => valueInfo(name, t)), ...overridable];
     const early = this.#early.get(nodes) ?? 0;
-    nodes.splice(early, 0, ...this.#prelude);
+    nodes.splice(early, 0, ...this.#dims.nodes);
     // Other programs want nodes behind those that they read, and so does ONNX Runtime within branches.
     const inOrder = this.#options.standalone || this.#provider === "onnx" ? nodes : inWritingOrder(nodes, early);
     const bytes = writeModel({ name: "espalier", node: inOrder, initializer: this.#initializers, input, output }, versions);
@@ -251,7 +259,7 @@ class Encoder {
   #value(ref: Ref, label: string, into: NodeProto[]): string {
     if (ref.kind === "tensor") return this.#name(ref.tensor, into);
     if (ref.kind === "literal") return this.#literal(ref);
-    if (ref.kind === "dims") return this.#dims(ref.dims);
+    if (ref.kind === "dims") return this.#dims.vector(ref.dims);
     const known = this.#emitted.get(ref.of);
     if (known) return known[ref.index]!;
     const { opType, domain, inputs, attributes, outputCount } = ref.of;
@@ -323,53 +331,6 @@ class Encoder {
     this.#constant.add(name);
     this.#initializers.push({ name, dtype: literal.dtype, shape: literal.shape, data: rawBytes(literal.data) });
     if (key !== undefined) this.#literals.set(key, name);
-    return name;
-  }
-
-  /** An int64 vector of dims; symbols are read off the shapes of the inputs. */
-  #dims(shape: readonly Dim[]): string {
-    const numbers = shape.filter((d): d is number => typeof d === "number");
-    if (numbers.length === shape.length)
-      return this.#literal({ kind: "literal", dtype: "int64", shape: [shape.length], data: BigInt64Array.from(numbers, BigInt) });
-    const parts = shape.map((d) => this.#dim(d));
-    if (parts.length === 1) return parts[0]!;
-    return this.#preludeNode("Concat", parts, shape.map(String).join(), { name: "axis", int: 0 });
-  }
-
-  #dim(dim: Dim): string {
-    const int64 = (value: number) => this.#literal({ kind: "literal", dtype: "int64", shape: [1], data: BigInt64Array.of(BigInt(value)) });
-    if (typeof dim === "number") return int64(dim);
-    const terms = [...dim.terms].map(([monomial, k]) => {
-      const factors = monomial
-        .split("*")
-        .filter(Boolean)
-        .map((s) => this.#symbol(s));
-      if (k !== 1 || factors.length === 0) factors.push(int64(k));
-      return factors.reduce((a, b) => this.#preludeNode("Mul", [a, b], `${a}*${b}`));
-    });
-    return terms.reduce((a, b) => this.#preludeNode("Add", [a, b], `${a}+${b}`));
-  }
-
-  #symbol(name: string): string {
-    for (const [inputName, tensor] of this.#traced.graph.inputs) {
-      const axis = tensor.shape.findIndex((d) => typeof d !== "number" && d.toString() === name);
-      if (axis < 0) continue;
-      if (!this.#inputs.has(inputName)) this.#emitInput(tensor.node);
-      const attribute = [
-        { name: "start", int: axis },
-        { name: "end", int: axis + 1 },
-      ];
-      return this.#preludeNode("Shape", [inputName], `symbol ${name}`, ...attribute);
-    }
-    throw new Error(`the symbolic dimension "${name}" is the size of no input's axis`);
-  }
-
-  #preludeNode(opType: string, input: string[], key: string, ...attribute: AttributeProto[]): string {
-    const known = this.#dimNames.get(`${opType} ${key}`);
-    if (known !== undefined) return known;
-    const name = this.#unique(`dims/${opType}`);
-    this.#prelude.push({ opType, domain: "", name, input, output: [name], attribute });
-    this.#dimNames.set(`${opType} ${key}`, name);
     return name;
   }
 
