@@ -5,6 +5,7 @@ import { makeDirectory, readJsonObject } from "../checkpoints/index.ts";
 import { EspalierError, fewProblems, show } from "../graph/index.ts";
 import { type CheckpointPlace, RunDirectory } from "../train/run-directory.ts";
 import { clearingTouches, clearRun, holdsRun } from "../train/run-files.ts";
+import { refuseLocked } from "../train/run-lock.ts";
 import { flagName, type RunOption } from "./config/run-option.ts";
 import { type RunConfig, runOptions, runSchema } from "./config/run-options.ts";
 import { type DataOption, dataSources } from "./data-sources.ts";
@@ -29,6 +30,7 @@ const isFree = (key: string): boolean => (runOptions as Readonly<Record<string, 
 export function chooseRun(flags: RunFlags): string {
   const base = flags.run ?? join("runs", basename(dataSources(flags.data)[0]!.path).replace(/\.\w+$/, ""));
   if (flags.resume) {
+    refuseLocked(base); // first: whoever replaces the run there has removed it, and has not begun yet
     if (!holdsRun(base))
       throw new EspalierError("nothing-to-resume", `${base} holds no run to resume. Name it with --run, or leave --resume out.`);
     refuseOtherOptions(base, { ...flags });

@@ -40,7 +40,7 @@ export class ParquetFile {
       this.#size = fstatSync(this.#descriptor).size;
       this.#metadata = this.#guard("its footer", () => parquetMetadata(this.#footer(), { geoparquet: false }));
       this.#schema = this.#guard("its schema", () => parquetSchema(this.#metadata));
-      this.columns = this.#guard("its schema", () => this.#schema.children.map((child) => child.element.name));
+      this.columns = this.#guard("its schema", () => this.#schema.children.map(({ element }) => named(element.name)));
       this.groupSizes = this.#guard("its row groups", () =>
         this.#metadata.row_groups.map((group) => this.#groupSize(Number(group.num_rows))),
       );
@@ -130,4 +130,10 @@ function plain(value: unknown): unknown {
   return Object.fromEntries(
     Object.entries(value).flatMap(([key, inner]) => (inner === null || inner === undefined ? [] : [[key, plain(inner)]])),
   );
+}
+
+/** A damaged footer may name a column by nothing. */
+function named(name: unknown): string {
+  if (typeof name !== "string") throw new Error("a column has no name");
+  return name;
 }
