@@ -115,8 +115,7 @@ const inMegabytes = (m: Measured) => {
   };
 };
 
-const timeOf = ({ seconds, flops, flopsPerSecond }: Measured): Record<string, number> =>
-  seconds ? { stepSeconds: round(seconds, 3), shareOfPeak: round(flops / seconds / flopsPerSecond, 2) } : {};
+const timeOf = ({ seconds }: Measured): Record<string, number> => (seconds ? { stepSeconds: round(seconds, 3) } : {});
 
 /** One configuration in a process of its own, on random weights. */
 export function measureMemory(directory: string, spec: MemorySpec): Measured {
