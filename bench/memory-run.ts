@@ -38,10 +38,9 @@ const [directory, json] = process.argv.slice(2) as [string, string];
 const spec = JSON.parse(json) as MemorySpec;
 const { accumulate = 1, timed = 0 } = spec;
 const device = cpu();
-// Speed first: what it holds is part of the process, as in inspect.
+// As inspect does first: what it holds is part of the process.
 const peak = await MatmulPeak.create(device, { size: 1024, products: 4 });
 await peak.measure();
-const flopsPerSecond = Math.max(await peak.measure(), await peak.measure());
 await peak.dispose();
 
 const { model, objective: usual, batch } = openModel(directory, spec);
@@ -82,7 +81,6 @@ console.log(
     peakBytes,
     heldBytes,
     ...estimate,
-    flopsPerSecond,
     seconds: seconds.sort((a, b) => a - b)[Math.floor(seconds.length / 2)],
     trainable: model.trainableParameters().reduce((n, p) => n + elementCount(p.shape), 0),
   }),

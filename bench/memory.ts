@@ -60,8 +60,6 @@ interface Measured {
   stateBytes: number;
   activationBytes: number;
   liveBytes: number;
-  flops: number;
-  flopsPerSecond: number;
   seconds?: number;
 }
 

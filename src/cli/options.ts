@@ -1,25 +1,20 @@
 import { InvalidArgumentError } from "commander";
+import type { z } from "zod";
 import { EspalierError } from "../graph/index.ts";
+import { between, whole } from "./config/run-option.ts";
 
-/** Parsers of option values: each names what it wants. */
-export function integer(minimum: number): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (!Number.isInteger(value) || value < minimum) throw new InvalidArgumentError(`It must be a whole number of at least ${minimum}.`);
-    return value;
+/** Parsers of option values: each names what it wants, as the options of a run do. */
+const parser =
+  (schema: z.ZodType<number>) =>
+  (text: string): number => {
+    const parsed = schema.safeParse(text.trim() === "" ? Number.NaN : Number(text));
+    if (!parsed.success) throw new InvalidArgumentError(parsed.error.issues[0]!.message);
+    return parsed.data;
   };
-}
 
-export function number(minimum: number, maximum = Number.POSITIVE_INFINITY): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() === "" || !(value >= minimum && value <= maximum))
-      throw new InvalidArgumentError(
-        `It must be a number ${maximum === Number.POSITIVE_INFINITY ? `of at least ${minimum}` : `between ${minimum} and ${maximum}`}.`,
-      );
-    return value;
-  };
-}
+export const integer = (minimum: number): ((text: string) => number) => parser(whole(minimum));
+
+export const number = (minimum: number, maximum?: number): ((text: string) => number) => parser(between(minimum, maximum));
 
 /** `a,b,c` as a list. */
 export const list = (text: string): string[] =>

@@ -3,10 +3,10 @@ import { Command, InvalidArgumentError } from "commander";
 import { EspalierError } from "../../graph/index.ts";
 import type { BaseDtype } from "../../models/base-dtype.ts";
 import { cpu } from "../../runtime/node.ts";
-import { baseDtypeOption } from "../base-dtype-option.ts";
 import { chatFormatOption } from "../chat-format.ts";
 import { ChatModels } from "../chat-models.ts";
 import { ChatSession } from "../chat-session.ts";
+import { runFlag } from "../config/flags.ts";
 import { LineReader } from "../line-reader.ts";
 import { addSamplingOptions, type SamplingFlags, samplingOf } from "../sampling-options.ts";
 import { Interrupted } from "../signals.ts";
@@ -35,7 +35,7 @@ export function chatCommand(): Command {
     )
     .option("--system <text>", "what the system says before all else")
     .addOption(chatFormatOption())
-    .addOption(baseDtypeOption());
+    .addOption(runFlag("baseDtype"));
   return addSamplingOptions(command, 512).option("--json", "print the conversation as one JSON object in the last line").action(runChat);
 }
 

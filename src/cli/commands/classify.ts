@@ -6,11 +6,11 @@ import type { BaseDtype } from "../../models/index.ts";
 import { openDevice } from "../../runtime/open-device.ts";
 import { Classifier } from "../../train/tasks/classifier.ts";
 import { openClassifier } from "../adapted.ts";
-import { baseDtypeOption } from "../base-dtype-option.ts";
-import { type DeviceFlag, deviceOption } from "../device-option.ts";
+import { runFlag } from "../config/flags.ts";
+import type { RunOptions } from "../config/run-options.ts";
 import { formatPercent, Terminal } from "../terminal.ts";
 
-interface ClassifyFlags extends DeviceFlag {
+interface ClassifyFlags extends Pick<RunOptions, "device"> {
   adapter?: string;
   baseDtype: BaseDtype;
   model?: string;
@@ -26,8 +26,8 @@ export function classifyCommand(): Command {
       "--model <model>",
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole classifier",
     )
-    .addOption(baseDtypeOption())
-    .addOption(deviceOption())
+    .addOption(runFlag("baseDtype"))
+    .addOption(runFlag("device"))
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (files: string[], flags: ClassifyFlags, command: Command) => {
       const terminal = new Terminal();

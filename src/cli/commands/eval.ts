@@ -6,12 +6,12 @@ import type { TaskOptions } from "../../train/tasks/kind.ts";
 import { chooseTask, type TaskRecord, taskKind } from "../../train/tasks/table.ts";
 import { type ModelUse, openAdapted } from "../adapted.ts";
 import { addRunOptions } from "../config/flags.ts";
-import type { DeviceFlag } from "../device-option.ts";
+import type { RunOptions } from "../config/run-options.ts";
 import { checkLength, integer } from "../options.ts";
 import { Terminal } from "../terminal.ts";
 import { refuseForeignOptions, sampleOf } from "../training-task.ts";
 
-interface EvalFlags extends TaskOptions, DeviceFlag {
+interface EvalFlags extends TaskOptions, Pick<RunOptions, "device"> {
   data: string;
   model?: string;
   adapter?: string;

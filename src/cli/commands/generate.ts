@@ -5,12 +5,12 @@ import { EspalierError } from "../../graph/index.ts";
 import type { BaseDtype } from "../../models/index.ts";
 import { openDevice } from "../../runtime/open-device.ts";
 import { openTextGenerator } from "../adapted.ts";
-import { baseDtypeOption } from "../base-dtype-option.ts";
-import { type DeviceFlag, deviceOption } from "../device-option.ts";
+import { runFlag } from "../config/flags.ts";
+import type { RunOptions } from "../config/run-options.ts";
 import { addSamplingOptions, type SamplingFlags, samplingOf } from "../sampling-options.ts";
 import { formatCount, Terminal } from "../terminal.ts";
 
-interface GenerateFlags extends SamplingFlags, DeviceFlag {
+interface GenerateFlags extends SamplingFlags, Pick<RunOptions, "device"> {
   prompt: string;
   model?: string;
   adapter?: string;
@@ -27,8 +27,8 @@ export function generateCommand(): Command {
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own, or the embedded sapling)",
     )
     .option("--adapter <adapter>", "adapter of a language model: a directory, or org/name on the Hub")
-    .addOption(baseDtypeOption())
-    .addOption(deviceOption());
+    .addOption(runFlag("baseDtype"))
+    .addOption(runFlag("device"));
   return addSamplingOptions(command, 128)
     .option("--json", "print the result as one JSON object in the last line")
     .action(async (flags: GenerateFlags) => {

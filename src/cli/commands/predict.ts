@@ -4,11 +4,11 @@ import type { BaseDtype } from "../../models/index.ts";
 import { openDevice } from "../../runtime/open-device.ts";
 import type { PredictionInput } from "../../train/tasks/kind.ts";
 import { openAdapted } from "../adapted.ts";
-import { baseDtypeOption } from "../base-dtype-option.ts";
-import { type DeviceFlag, deviceOption } from "../device-option.ts";
+import { runFlag } from "../config/flags.ts";
+import type { RunOptions } from "../config/run-options.ts";
 import { Terminal } from "../terminal.ts";
 
-interface PredictFlags extends DeviceFlag {
+interface PredictFlags extends Pick<RunOptions, "device"> {
   adapter?: string;
   model?: string;
   baseDtype: BaseDtype;
@@ -26,8 +26,8 @@ export function predictCommand(): Command {
       "--model <model>",
       "base model, a directory or org/name on the Hugging Face Hub (default: the adapter's own), or without --adapter a whole trained model",
     )
-    .addOption(baseDtypeOption())
-    .addOption(deviceOption())
+    .addOption(runFlag("baseDtype"))
+    .addOption(runFlag("device"))
     .option("--json", "print the results as one JSON object in the last line")
     .action(async (files: string[], flags: PredictFlags, command: Command) => {
       const terminal = new Terminal();

@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { choicesOf, defaultOf, flagName, parserOf, type RunOption } from "./run-option.ts";
-import { runOptionGroups, type runOptions } from "./run-options.ts";
+import { runOptionGroups, runOptions } from "./run-options.ts";
 
 type Key = keyof typeof runOptions;
 
@@ -24,6 +24,9 @@ export function addRunOptions(command: Command, { keys, headings = false, withou
   }
   return command;
 }
+
+/** One of them, for a command that uses a model and trains none. */
+export const runFlag = (key: Key): Option => flagOf(key, runOptions[key], true);
 
 function flagOf(key: string, option: RunOption, withDefault: boolean): Option {
   const { schema, value, byDefault } = option;
